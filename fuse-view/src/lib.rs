@@ -1,0 +1,9 @@
+//! File systems in user space: the files inside snapshots and disk images, read only.
+
+pub mod block;
+pub mod error;
+pub mod view;
+
+pub use block::BlockRead;
+pub use error::{Error, Result};
+pub use view::{Attr, DirEntry, FileKind, FsView, Ino, StatFs, Timestamp};

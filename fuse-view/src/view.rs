@@ -1,0 +1,127 @@
+//! What every file system looks like from outside: files addressed by inode, names as bytes.
+
+use crate::Result;
+use std::ops::Range;
+
+/// Inode number inside one file system.
+pub type Ino = u64;
+
+/// Type of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum FileKind {
+    /// Regular file.
+    File,
+    /// Directory.
+    Dir,
+    /// Symbolic link.
+    Symlink,
+    /// Character device.
+    CharDev,
+    /// Block device.
+    BlockDev,
+    /// Named pipe.
+    Fifo,
+    /// Socket.
+    Socket,
+}
+
+/// A time stamp: seconds since the epoch (negative before 1970) and nanoseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Timestamp {
+    /// Seconds.
+    pub seconds: i64,
+    /// Nanoseconds, below 10⁹.
+    pub nanoseconds: u32,
+}
+
+/// Attributes of one inode.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attr {
+    /// Inode number.
+    pub ino: Ino,
+    /// Type.
+    pub kind: FileKind,
+    /// Permission bits with setuid, setgid and sticky (`0o7777`).
+    pub mode: u16,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Size in bytes.
+    pub size: u64,
+    /// Number of 512-byte units allocated (`st_blocks`).
+    pub blocks_512: u64,
+    /// Hard links.
+    pub nlink: u32,
+    /// Device number of a special file, `(major, minor)`.
+    pub rdev: (u32, u32),
+    /// Access time.
+    pub atime: Timestamp,
+    /// Content modification time.
+    pub mtime: Timestamp,
+    /// Inode change time.
+    pub ctime: Timestamp,
+    /// Birth time, where the format has it.
+    pub btime: Option<Timestamp>,
+}
+
+/// One name in a directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DirEntry {
+    /// Name; bytes, not necessarily UTF-8. Never `.` or `..`, never empty, never with `/` or NUL.
+    pub name: Vec<u8>,
+    /// Inode.
+    pub ino: Ino,
+    /// Type, where the directory tells it.
+    pub kind: Option<FileKind>,
+    /// Pass this to `readdir` to go on after this entry. Never 0.
+    pub cookie: u64,
+}
+
+/// Size of a file system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct StatFs {
+    /// Bytes of a block.
+    pub block_bytes: u32,
+    /// Blocks in all.
+    pub blocks: u64,
+    /// Free blocks.
+    pub blocks_free: u64,
+    /// Inodes in all (0: no limit).
+    pub inodes: u64,
+    /// Free inodes.
+    pub inodes_free: u64,
+    /// Longest name in bytes.
+    pub name_max: u32,
+}
+
+/// A file system opened read only. All methods may be called from many threads.
+pub trait FsView: Send + Sync {
+    /// Name of the format: `ext4`, `ext3`, `xfs`, …
+    fn format(&self) -> &'static str;
+    /// Label and UUID as text, empty where there is none.
+    fn label(&self) -> String;
+    /// `clean`, `replayed`, or `partial: why` (the value of `user.cowslip.replay`).
+    fn replay(&self) -> String;
+    /// Inode of the root directory.
+    fn root(&self) -> Ino;
+    /// Finds `name` in directory `dir`.
+    fn lookup(&self, dir: Ino, name: &[u8]) -> Result<Ino>;
+    /// Entries of `dir` after `cookie` (0: from the start), at most `max`; an empty answer is the end.
+    fn readdir(&self, dir: Ino, cookie: u64, max: usize) -> Result<Vec<DirEntry>>;
+    /// Attributes.
+    fn attr(&self, ino: Ino) -> Result<Attr>;
+    /// Reads a regular file; returns the bytes read, short only at the end of the file. Holes and
+    /// unwritten extents read as zeros.
+    fn read_at(&self, ino: Ino, offset: u64, buf: &mut [u8]) -> Result<usize>;
+    /// The next range of a regular file that holds data, at or after `offset`, within its size
+    /// (SEEK_DATA, SEEK_HOLE). None: only holes follow.
+    fn next_data(&self, ino: Ino, offset: u64) -> Result<Option<Range<u64>>>;
+    /// Target of a symbolic link.
+    fn readlink(&self, ino: Ino) -> Result<Vec<u8>>;
+    /// Extended attributes with full names (`user.x`, `security.capability`, `system.posix_acl_access`
+    /// in the kernel's xattr representation), sorted by name.
+    fn xattrs(&self, ino: Ino) -> Result<Vec<(Vec<u8>, Vec<u8>)>>;
+    /// Size of the file system.
+    fn statfs(&self) -> StatFs;
+}
