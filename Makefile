@@ -1,0 +1,59 @@
+# What one can do with a checkout. `make help` lists it.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+CARGO ?= cargo
+PREFIX ?= /usr/local
+DESTDIR ?=
+
+# Cargo's own answer: it knows CARGO_TARGET_DIR and every configuration file.
+TARGET_DIR = $(shell $(CARGO) metadata --no-deps --format-version 1 | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')
+
+SCRIPTS := setup/run setup/install .ci/run $(wildcard demo/*)
+
+.PHONY: help
+help: ## This list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
+
+.PHONY: setup
+setup: ## Install what building and testing need (root only if something is missing)
+	@setup/run
+
+.PHONY: build
+build: ## Release binaries: cowslip and cowslip-csi
+	$(CARGO) build --release --locked --bins
+
+.PHONY: demo
+demo: ## Snapshots, restore, clone, rollback and a killed agent, on real files of this machine
+	@demo/run
+
+.PHONY: test
+test: ## Every test this machine can run
+	$(CARGO) build --workspace --bins --locked
+	$(CARGO) test --workspace --locked
+
+.PHONY: lint
+lint: check-format check-scripts ## Formatting, clippy, rustdoc and the shell scripts, warnings being errors
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items --locked
+
+.PHONY: check-format
+check-format: ## Fail where `make format` would change something
+	$(CARGO) fmt --all --check
+
+.PHONY: check-scripts
+check-scripts: ## shellcheck of the scripts
+	shellcheck $(SCRIPTS)
+
+.PHONY: format
+format: ## Format the Rust sources
+	$(CARGO) fmt --all
+
+.PHONY: install
+install: build ## Install under DESTDIR and PREFIX (default /usr/local): binaries, units, man pages, completions
+	@DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' setup/install '$(TARGET_DIR)/release'
+
+.PHONY: clean
+clean: ## Remove what was built
+	$(CARGO) clean
