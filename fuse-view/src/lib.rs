@@ -1,8 +1,12 @@
 //! File systems in user space: the files inside snapshots and disk images, read only.
 
 pub mod block;
+pub mod cache;
 pub mod error;
+pub mod listing;
+pub mod source;
 pub mod view;
+pub mod walk;
 
 pub use block::BlockRead;
 pub use error::{Error, Result};
