@@ -1,1 +1,56 @@
-//! Helpers of the integration tests.
+//! Helpers of the integration tests: where the tree and its binaries are, and how a test says what it lacks.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+/// Set where every test must run, as in CI: what a machine lacks fails the test that needs it.
+const NO_SKIP: &str = "COWSLIP_NO_SKIP";
+
+/// Says that this test does not run here, and why; the test returns after it. Say how to get what is missing.
+///
+/// # Panics
+/// If `COWSLIP_NO_SKIP` is set to anything but `0`.
+pub fn skip(why: &str) {
+    let forbidden = std::env::var_os(NO_SKIP).is_some_and(|value| value != "0");
+    assert!(!forbidden, "this test may not be skipped ({NO_SKIP} is set): {why}");
+    println!("skipped: {why}");
+}
+
+/// The root of the tree.
+pub fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate lies in the workspace")
+}
+
+/// Whether the program is in `PATH` or where the system keeps its administrator's.
+pub fn has_program(name: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]).any(|d| d.join(name).is_file())
+}
+
+/// The binary of this workspace with that name, built as it stands now in the profile of the running test.
+///
+/// # Panics
+/// If it cannot be built.
+pub fn binary(name: &str) -> PathBuf {
+    static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
+    let path = DIRECTORY.get_or_init(build_binaries).join(name);
+    assert!(path.is_file(), "the workspace has no binary {name}, {}", path.display());
+    path
+}
+
+/// Cargo builds the binaries of a test's own package only.
+fn build_binaries() -> PathBuf {
+    // TARGET/PROFILE/deps/it-HASH
+    let test = std::env::current_exe().expect("a running test has a path");
+    let profile = test.parent().and_then(Path::parent).expect("cargo runs tests from TARGET/PROFILE/deps");
+    let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    build.args(["build", "--quiet", "--workspace", "--bins"]).current_dir(root());
+    build.env("CARGO_TARGET_DIR", profile.parent().expect("a profile lies in the target directory"));
+    if profile.ends_with("release") {
+        build.arg("--release");
+    }
+    let status = build.status().expect("cargo runs");
+    assert!(status.success(), "the binaries do not build: {build:?}");
+    profile.to_owned()
+}

@@ -65,7 +65,9 @@ impl BindError {
         match self {
             Self::InUse(_) => "stop the other process, or give this one an --endpoint of its own",
             Self::NotASocket(_) => "give another --endpoint; the file was left alone",
-            Self::Io { .. } => "the directory must exist and be writable, and the path at most 107 bytes long",
+            Self::Io { .. } => {
+                "the directory must exist and be writable, and the path at most 107 bytes long"
+            }
         }
     }
 }

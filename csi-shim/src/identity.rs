@@ -73,15 +73,17 @@ async fn check_agent(socket: &Path) -> api::Result<()> {
     };
     let status = tokio::time::timeout(PROBE_DEADLINE, ask).await.map_err(|_| {
         let waited = PROBE_DEADLINE.as_secs();
-        Error::new(ErrorKind::Unreachable, format!("no answer within {waited} s, agent at {}", socket.display()))
-            .hint("look at the agent's log: journalctl -u cowslip")
+        Error::new(
+            ErrorKind::Unreachable,
+            format!("no answer within {waited} s, agent at {}", socket.display()),
+        )
+        .hint("look at the agent's log: journalctl -u cowslip")
     })??;
     match status.pool {
-        Some(pool) if pool.state == "failed" => Err(Error::new(
-            ErrorKind::Poisoned,
-            format!("the pool takes no writes, {}", pool.path),
-        )
-        .hint("ask `cowslip doctor` on the node")),
+        Some(pool) if pool.state == "failed" => {
+            Err(Error::new(ErrorKind::Poisoned, format!("the pool takes no writes, {}", pool.path))
+                .hint("ask `cowslip doctor` on the node"))
+        }
         _ => Ok(()),
     }
 }
