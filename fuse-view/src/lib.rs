@@ -4,6 +4,7 @@ pub mod block;
 pub mod cache;
 pub mod error;
 pub mod listing;
+pub mod restore;
 pub mod source;
 pub mod view;
 pub mod walk;
