@@ -2,7 +2,9 @@
 
 pub mod block;
 pub mod cache;
+pub mod container;
 pub mod error;
+pub mod fs;
 pub mod listing;
 pub mod restore;
 pub mod source;

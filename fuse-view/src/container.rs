@@ -1,0 +1,291 @@
+//! What an image is made of: one bare file system, partitions, or neither.
+//!
+//! Every range a table names is checked against the image before it is used; a table that lies is
+//! [`Error::Corrupt`] as a whole, for what it says of one partition is no better than what it says of another.
+
+use crate::fs::{Format, bytes, detect};
+use crate::{BlockRead, Error, Result};
+use bytes::{le16, le32, u8_at};
+use gptman::{GPTHeader, GPTPartitionEntry};
+use std::io::Cursor;
+use std::sync::Arc;
+
+/// MBR tables count in sectors of 512 bytes.
+const MBR_SECTOR: u64 = 512;
+/// Logical partitions that are looked at, as many as Linux numbers without trouble.
+const MAX_LOGICAL: u32 = 128;
+/// Entries of a GPT that are read; 128 is what every tool writes.
+const MAX_GPT_ENTRIES: u32 = 4096;
+/// Bytes of a GPT entry; the standard allows more, nothing writes it.
+const GPT_ENTRY: u32 = 128;
+
+/// One partition of a table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Partition {
+    /// Number as Linux counts: `p1` is 1; logical ones start at 5.
+    pub number: u32,
+    /// First byte.
+    pub offset: u64,
+    /// Length in bytes, never 0.
+    pub len: u64,
+    /// Name that a GPT gives, otherwise empty.
+    pub name: String,
+}
+
+/// What an image holds.
+pub enum Contents {
+    /// One file system (or a layer that is refused by name): pass the image itself to [`crate::fs::open`].
+    FileSystem(Format),
+    /// Partitions in the order of their numbers, each to be passed to [`open`] or [`crate::fs::open`].
+    Partitions(Vec<(Partition, Arc<dyn BlockRead>)>),
+    /// Nothing that is known.
+    Raw,
+}
+
+/// Tells what `dev` holds.
+///
+/// # Errors
+/// [`Error::Corrupt`] for a partition table that contradicts itself or the image, and what reading `dev` gives.
+pub fn open(dev: &Arc<dyn BlockRead>) -> Result<Contents> {
+    let gpt = gpt(&**dev)?;
+    if gpt.is_none() {
+        // The boot sector of a FAT is signed like a table: a file system that is known decides.
+        if let Some(format) = detect(&**dev)? {
+            return Ok(Contents::FileSystem(format));
+        }
+    }
+    let partitions = match gpt {
+        Some(found) => found,
+        None => mbr(&**dev)?,
+    };
+    if partitions.is_empty() {
+        return Ok(Contents::Raw);
+    }
+    let sliced = partitions.into_iter().map(|p| {
+        let slice: Arc<dyn BlockRead> = Arc::new(Slice { dev: dev.clone(), offset: p.offset, len: p.len });
+        (p, slice)
+    });
+    Ok(Contents::Partitions(sliced.collect()))
+}
+
+/// The partitions of a GPT or MBR on `dev`; empty: there is no table.
+///
+/// # Errors
+/// As [`open`].
+pub fn partitions(dev: &dyn BlockRead) -> Result<Vec<Partition>> {
+    match gpt(dev)? {
+        Some(found) => Ok(found),
+        None => mbr(dev),
+    }
+}
+
+/// A part of an image.
+struct Slice {
+    dev: Arc<dyn BlockRead>,
+    offset: u64,
+    len: u64,
+}
+
+impl BlockRead for Slice {
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        if offset.checked_add(buf.len() as u64).is_none_or(|end| end > self.len) {
+            return Err(Error::Corrupt(format!(
+                "{} bytes at {offset}: past the end of the partition, {}",
+                buf.len(),
+                self.len
+            )));
+        }
+        self.dev.read_at(self.offset + offset, buf)
+    }
+
+    fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn identity(&self, offset: u64) -> Option<(u64, u64)> {
+        // A partition that does not start at a 4 KiB block has blocks made of two.
+        if self.offset.is_multiple_of(4096) { self.dev.identity(self.offset.checked_add(offset)?) } else { None }
+    }
+}
+
+fn corrupt(what: impl std::fmt::Display) -> Error {
+    Error::Corrupt(format!("partition table: {what}"))
+}
+
+/// A partition if the image holds all of it.
+fn checked(dev: &dyn BlockRead, number: u32, first: u64, count: u64, sector: u64, name: String) -> Result<Partition> {
+    let range = first.checked_mul(sector).zip(count.checked_mul(sector)).filter(|(offset, len)| {
+        *len > 0 && offset.checked_add(*len).is_some_and(|end| end <= dev.len())
+    });
+    match range {
+        Some((offset, len)) if offset > 0 => Ok(Partition { number, offset, len, name }),
+        _ => Err(corrupt(format!(
+            "partition {number} (sector {first}, {count} sectors of {sector} bytes) is not within the {} bytes of the image",
+            dev.len()
+        ))),
+    }
+}
+
+/// The boot sector, if it carries the signature of one.
+fn boot_sector(dev: &dyn BlockRead) -> Result<Option<[u8; 512]>> {
+    if dev.len() < MBR_SECTOR {
+        return Ok(None);
+    }
+    let mut sector = [0; 512];
+    dev.read_at(0, &mut sector)?;
+    Ok((le16(&sector, 510) == 0xAA55).then_some(sector))
+}
+
+/// The partitions of a GPT; None: there is none.
+fn gpt(dev: &dyn BlockRead) -> Result<Option<Vec<Partition>>> {
+    let mut why = None;
+    for sector in [512u64, 4096] {
+        let last = (dev.len() / sector).saturating_sub(1);
+        for lba in [1, last] {
+            // The copy at the end counts only where the boot sector says that this is a GPT: it outlives reformatting.
+            if lba != 1 && !is_protective(dev)? {
+                continue;
+            }
+            match gpt_at(dev, lba, sector) {
+                Ok(Some(found)) => return Ok(Some(found)),
+                Ok(None) => {}
+                Err(e @ Error::Io { .. }) => return Err(e),
+                Err(e) => {
+                    why.get_or_insert(e);
+                }
+            }
+        }
+    }
+    match why {
+        Some(e) if is_protective(dev)? => Err(e),
+        None if is_protective(dev)? => Err(corrupt("the boot sector announces a GPT, and there is none")),
+        _ => Ok(None),
+    }
+}
+
+fn is_protective(dev: &dyn BlockRead) -> Result<bool> {
+    Ok(boot_sector(dev)?.is_some_and(|sector| mbr_entries(&sector).iter().any(|e| e.kind == 0xEE)))
+}
+
+/// The GPT whose header is in sector `lba`; None: no header there.
+fn gpt_at(dev: &dyn BlockRead, lba: u64, sector: u64) -> Result<Option<Vec<Partition>>> {
+    let at = lba.checked_mul(sector).filter(|at| at.checked_add(sector).is_some_and(|end| end <= dev.len()));
+    let Some(at) = at else { return Ok(None) };
+    let mut raw = [0; 92];
+    dev.read_at(at, &mut raw)?;
+    if !raw.starts_with(b"EFI PART") {
+        return Ok(None);
+    }
+    let header = GPTHeader::read_from(&mut Cursor::new(&raw[..])).map_err(|e| corrupt(format!("GPT header: {e}")))?;
+    let entries = gpt_entries(dev, &header, sector)?;
+    let mut found = Vec::new();
+    for (number, entry) in (1..).zip(&entries).filter(|(_, entry)| entry.is_used()) {
+        let count = entry.size().ok().filter(|_| entry.ending_lba < u64::MAX);
+        let count = count.ok_or_else(|| corrupt(format!("partition {number} ends before it starts")))?;
+        let name = entry.partition_name.as_str().to_string();
+        found.push(checked(dev, number, entry.starting_lba, count, sector, name)?);
+    }
+    Ok(Some(found))
+}
+
+/// The entries of a GPT, their checksum verified.
+fn gpt_entries(dev: &dyn BlockRead, header: &GPTHeader, sector: u64) -> Result<Vec<GPTPartitionEntry>> {
+    let count = header.number_of_partition_entries;
+    if header.size_of_partition_entry != GPT_ENTRY || count > MAX_GPT_ENTRIES {
+        return Err(corrupt(format!("a GPT of {count} entries of {} bytes", header.size_of_partition_entry)));
+    }
+    let len = u64::from(count) * u64::from(GPT_ENTRY);
+    let at = header.partition_entry_lba.checked_mul(sector);
+    let at = at.filter(|at| at.checked_add(len).is_some_and(|end| end <= dev.len()));
+    let at = at.ok_or_else(|| corrupt("the entries of the GPT are outside of the image"))?;
+    let mut raw = vec![0; usize::try_from(len).map_err(corrupt)?];
+    dev.read_at(at, &mut raw)?;
+    // Read from memory, where the array starts at sector 0.
+    let mut header = header.clone();
+    header.partition_entry_lba = 0;
+    header.read_partitions(&mut Cursor::new(raw), sector).map_err(|e| corrupt(format!("GPT entries: {e}")))
+}
+
+/// One of the four entries of a boot sector.
+struct MbrEntry {
+    bootable: u8,
+    kind: u8,
+    first: u64,
+    count: u64,
+}
+
+impl MbrEntry {
+    fn is_used(&self) -> bool {
+        self.kind != 0 && self.count != 0
+    }
+
+    fn is_extended(&self) -> bool {
+        matches!(self.kind, 0x05 | 0x0F | 0x85)
+    }
+}
+
+fn mbr_entries(sector: &[u8; 512]) -> [MbrEntry; 4] {
+    [446, 462, 478, 494].map(|at| MbrEntry {
+        bootable: u8_at(sector, at),
+        kind: u8_at(sector, at + 4),
+        first: u64::from(le32(sector, at + 8)),
+        count: u64::from(le32(sector, at + 12)),
+    })
+}
+
+/// The partitions of an MBR, logical ones included; empty: there is none.
+fn mbr(dev: &dyn BlockRead) -> Result<Vec<Partition>> {
+    let Some(sector) = boot_sector(dev)? else { return Ok(Vec::new()) };
+    let entries = mbr_entries(&sector);
+    // Boot code without a table is signed as well; the boot flags tell them apart.
+    if entries.iter().any(|e| e.bootable & 0x7F != 0) || !entries.iter().any(MbrEntry::is_used) {
+        return Ok(Vec::new());
+    }
+    let mut found = Vec::new();
+    let mut logical = Vec::new();
+    for (number, entry) in (1..).zip(&entries).filter(|(_, e)| e.is_used()) {
+        let whole = checked(dev, number, entry.first, entry.count, MBR_SECTOR, String::new())?;
+        if entry.is_extended() {
+            logical_partitions(dev, entry, &mut logical)?;
+        } else {
+            found.push(whole);
+        }
+    }
+    found.append(&mut logical);
+    Ok(found)
+}
+
+/// Follows the chain of boot records in an extended partition.
+fn logical_partitions(dev: &dyn BlockRead, extended: &MbrEntry, found: &mut Vec<Partition>) -> Result<()> {
+    let end = extended.first + extended.count;
+    let mut record = extended.first;
+    let mut seen = 0;
+    loop {
+        seen += 1;
+        if seen > MAX_LOGICAL {
+            return Err(corrupt(format!("more than {MAX_LOGICAL} logical partitions, or a chain that bites its tail")));
+        }
+        let mut sector = [0; 512];
+        dev.read_at(record * MBR_SECTOR, &mut sector)?;
+        if le16(&sector, 510) != 0xAA55 {
+            return Err(corrupt(format!("no boot record of a logical partition in sector {record}")));
+        }
+        let [part, link, ..] = mbr_entries(&sector);
+        if part.is_used() {
+            let number = 5 + u32::try_from(found.len()).map_err(corrupt)?;
+            let first = record + part.first;
+            if first + part.count > end {
+                return Err(corrupt(format!("logical partition {number} leaves the extended one")));
+            }
+            found.push(checked(dev, number, first, part.count, MBR_SECTOR, String::new())?);
+        }
+        if !link.is_used() || !link.is_extended() {
+            return Ok(());
+        }
+        // Links count from the start of the extended partition, partitions from their own record.
+        record = extended.first + link.first;
+        if record >= end {
+            return Err(corrupt("a chain of logical partitions leaves the extended one"));
+        }
+    }
+}

@@ -1,0 +1,27 @@
+//! The formats: which file system an image holds, and its reader.
+//!
+//! Readers are pure: no unsafe code, no I/O but [`BlockRead`], and every count, size and depth that comes from the
+//! image is checked before it is believed.
+
+pub mod ext4;
+
+pub(crate) mod bytes;
+mod detect;
+
+pub use detect::{Format, detect};
+
+use crate::{BlockRead, Error, FsView, Result};
+use std::sync::Arc;
+
+/// Opens the file system that `dev` holds.
+///
+/// # Errors
+/// [`Error::Unsupported`] names a format that is recognised but not read, or says that none was recognised;
+/// [`Error::Corrupt`] when the superblock contradicts itself.
+pub fn open(dev: Arc<dyn BlockRead>) -> Result<Arc<dyn FsView>> {
+    match detect(&*dev)? {
+        Some(Format::Ext) => Ok(Arc::new(ext4::Ext4::open(dev)?)),
+        Some(other) => Err(Error::Unsupported(format!("{other} is not read yet; ext2, ext3 and ext4 are"))),
+        None => Err(Error::Unsupported("no file system recognised".into())),
+    }
+}
