@@ -44,7 +44,7 @@ check-format: ## Fail where `make format` would change something
 
 .PHONY: check-scripts
 check-scripts: ## shellcheck of the scripts
-	shellcheck $(SCRIPTS)
+	shellcheck --external-sources $(SCRIPTS)
 
 .PHONY: format
 format: ## Format the Rust sources
