@@ -72,7 +72,7 @@ choose_files() {
     [ "$files" -ge 10000 ] || die "no 10,000 readable files in /usr/share, nor in cargo's registry" "cargo fetch brings some"
     (cd "$source" && tr '\n' '\0' <"$T/list" | xargs -0 sha256sum --) >"$T/originals.sha256"
     # Something in the first directory that holds more than one file, for the single file and the single directory.
-    directory=$(awk -F/ 'NF > 2 { print $1 "/" $2 }' "$T/list" | uniq -c | awk '$1 >= 20 && $1 <= 2000 { sub(/^ *[0-9]+ /, ""); print; exit }')
+    directory=$(awk -F/ 'NF > 2 { print $1 "/" $2 }' "$T/list" | uniq -c | awk '!found && $1 >= 20 && $1 <= 2000 { sub(/^ *[0-9]+ /, ""); print; found = 1 }')
     [ -n "$directory" ] || die "no directory of 20 to 2,000 files in $source"
     one_file=$(awk -v not="$directory/" 'index($0, not) != 1' "$T/list" | sed -n '100p')
     damaged=$(awk -v not="$directory/" 'index($0, not) != 1' "$T/list" | sed -n '5000p')
