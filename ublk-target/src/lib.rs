@@ -1,4 +1,22 @@
-//! Volumes as block devices. One trait for all transports; FUSE + loop is the first.
+//! Volumes as block devices that outlive the process that serves them.
+//!
+//! - [`transport`]: the traits; [`fuse_loop`]: FUSE + loop, for any kernel since 6.9.
+//! - [`holder`]: who keeps the descriptors that a live device depends on while no agent runs.
+//! - [`freeze`]: a file system held still for a snapshot, and thawed whatever happens.
+//! - [`mounts`]: who uses a device.
 
 pub mod disk;
+pub mod error;
+pub mod freeze;
+pub mod fuse_loop;
+pub mod holder;
+pub mod links;
+pub mod mounts;
+mod sys;
+pub mod transport;
+
 pub use disk::Disk;
+pub use error::{Error, Result};
+pub use fuse_loop::{FuseLoop, FuseLoopOptions};
+pub use holder::FdStore;
+pub use transport::{Attached, Identity, Recovered, Resolve, Transport, VolumeKey};

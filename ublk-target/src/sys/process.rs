@@ -1,0 +1,125 @@
+//! Processes and signals, for the supervisor, which has one thread.
+
+use super::check;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+/// `PR_SET_IO_FLUSHER` of linux/prctl.h.
+const PR_SET_IO_FLUSHER: libc::c_int = 57;
+
+/// Signals that are read from a descriptor instead of being delivered. Blocks them for the calling thread.
+pub(crate) struct Signals(File);
+
+impl Signals {
+    /// Of these signals.
+    pub(crate) fn block(signals: &[libc::c_int]) -> io::Result<Self> {
+        let mut set = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+        // SAFETY: sigemptyset initialises the set, which the other calls then read or change.
+        let fd = unsafe {
+            libc::sigemptyset(set.as_mut_ptr());
+            for &signal in signals {
+                libc::sigaddset(set.as_mut_ptr(), signal);
+            }
+            let blocked = libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut());
+            if blocked != 0 {
+                return Err(io::Error::from_raw_os_error(blocked));
+            }
+            libc::signalfd(-1, set.as_ptr(), libc::SFD_CLOEXEC | libc::SFD_NONBLOCK)
+        };
+        check(fd.into())?;
+        // SAFETY: signalfd has just made this descriptor.
+        Ok(Self(unsafe { File::from_raw_fd(fd) }))
+    }
+
+    /// Readable when a signal is there.
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        std::os::fd::AsFd::as_fd(&self.0)
+    }
+
+    /// The next signal that is there.
+    pub(crate) fn next(&mut self) -> Option<libc::c_int> {
+        let mut info = [0u8; size_of::<libc::signalfd_siginfo>()];
+        self.0.read_exact(&mut info).ok()?;
+        let number = u32::from_ne_bytes([info[0], info[1], info[2], info[3]]); // ssi_signo comes first
+        libc::c_int::try_from(number).ok()
+    }
+}
+
+/// Lets the child of `command` keep `fd` under its number, and starts it with no signal blocked.
+///
+/// The number is passed in the environment and not fixed: any fixed one may be in use by the code that starts the child.
+pub(crate) fn inherit(command: &mut Command, fd: &OwnedFd) {
+    let number: RawFd = fd.as_raw_fd();
+    // SAFETY: the closure makes only async-signal-safe calls, on values it owns.
+    unsafe {
+        command.pre_exec(move || {
+            check(libc::fcntl(number, libc::F_SETFD, 0).into())?;
+            let mut none = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+            libc::sigemptyset(none.as_mut_ptr());
+            libc::pthread_sigmask(libc::SIG_SETMASK, none.as_ptr(), std::ptr::null_mut());
+            Ok(())
+        });
+    }
+}
+
+/// Sends a signal to a process that this one has started and not yet waited for.
+pub(crate) fn kill(pid: u32, signal: libc::c_int) -> io::Result<()> {
+    let pid = libc::pid_t::try_from(pid).map_err(io::Error::other)?;
+    // SAFETY: numbers only.
+    check(unsafe { libc::kill(pid, signal) }.into())?;
+    Ok(())
+}
+
+/// Locks the memory of this process, now and later.
+pub(crate) fn lock_memory() -> io::Result<()> {
+    // SAFETY: numbers only.
+    check(unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE) }.into())?;
+    Ok(())
+}
+
+/// Splits off a child that runs on in a session of its own, with /dev/null as its input and outputs.
+///
+/// Ok(true) in the child, Ok(false) in the parent. Refused (EDEADLK) in a process with several threads: only the
+/// calling one would go on, with the locks of the others held for ever.
+pub(crate) fn detach() -> io::Result<bool> {
+    if std::fs::read_dir("/proc/self/task")?.count() != 1 {
+        return Err(io::Error::from_raw_os_error(libc::EDEADLK));
+    }
+    let null = File::options().read(true).write(true).open("/dev/null")?;
+    // SAFETY: there is one thread, so the child's memory is consistent and it may go on with any code.
+    if check(unsafe { libc::fork() }.into())? != 0 {
+        return Ok(false);
+    }
+    // SAFETY: numbers only; the standard descriptors are owned by nobody.
+    unsafe {
+        libc::setsid();
+        for standard in 0..=2 {
+            libc::dup2(null.as_raw_fd(), standard);
+        }
+    }
+    std::env::set_current_dir("/")?;
+    Ok(true)
+}
+
+/// User id that this process acts with.
+pub(crate) fn effective_uid() -> u32 {
+    // SAFETY: no argument, cannot fail.
+    unsafe { libc::geteuid() }
+}
+
+/// Tells the kernel that the calling thread is needed for writeback: its memory reclaim never waits for I/O, its
+/// dirtying is not throttled behind its own device. Needs CAP_SYS_RESOURCE; without it the thread works too.
+pub(crate) fn mark_io_thread() {
+    // SAFETY: numbers only.
+    unsafe { libc::prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) };
+}
+
+/// Version of the running kernel, `(major, minor)`.
+pub(crate) fn kernel_version() -> Option<(u32, u32)> {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").ok()?;
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
