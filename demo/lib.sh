@@ -32,11 +32,11 @@ step() { # TITLE FUNCTION
     local begun took
     current=$1
     result=ok
+    say "demo: $current"
     begun=$(now)
     "$2"
     took=$(awk -v a="$begun" -v b="$(now)" 'BEGIN { printf "%.2f", b - a }')
     rows+=("$current	$took	$result")
-    printf '%-44s %8s s  %s\n' "$current" "$took" "$result"
 }
 
 table() {
@@ -97,10 +97,12 @@ count_differences() { # DIRECTORY
 
 cowslip() { "$binaries/cowslip" --socket "$T/agent.sock" -q "$@"; }
 
-# The number behind "KEY": in what `status` says.
-status_number() { # KEY
-    cowslip --json status | tr -d ' \n' | sed -n "s/.*\"$1\":\([0-9]*\).*/\1/p"
+# The value of the last "KEY" in JSON from stdin: a number, or a string of plain characters.
+json_value() { # KEY
+    tr -d ' \n' | sed -n "s/.*\"$1\":\"\{0,1\}\([a-z0-9]*\).*/\1/p"
 }
+
+agent_pid() { cowslip --json status | json_value pid; }
 
 start_agent() {
     # In a session of its own: a Ctrl-C is for the demo, which unmounts before it stops the agent.
@@ -134,13 +136,20 @@ stop_agent() {
     agent=
 }
 
-# What the kernel still holds of the demo's: mount points, loop devices.
+# What is still there of the demo's: processes, mount points, loop devices.
 leftovers() {
+    # The pattern comes from a file, or grep would find itself.
+    grep -lsF -f - /proc/[0-9]*/cmdline <<<"$T/" | awk -F/ '{ print "process: " $3 }'
     awk -v t="$T/" 'index($2, t) == 1 { print "mounted: " $2 }' /proc/self/mounts
     if command -v losetup >/dev/null; then
         losetup --list --noheadings --output NAME,BACK-FILE 2>/dev/null | awk -v t="$T/" 'index($2, t) == 1 { print "loop device: " $1 }'
     fi
     return 0
+}
+
+mount_at() { # DEVICE DIRECTORY
+    mount "$1" "$2"
+    mounts+=("$2")
 }
 
 unmount() { # DIRECTORY
@@ -163,10 +172,14 @@ clean_up() {
     for ((i = ${#mounts[@]} - 1; i >= 0; i--)); do
         bounded 30 umount "${mounts[i]}"
     done
+    for i in copy files; do
+        [ -z "$agent" ] || bounded 20 cowslip volume detach "$i"
+    done
     stop_agent
-    # Only after a failure is there anything left to take away by force.
+    # Only after a failure is there anything left to take away by force. Without a server a device fails what it queues.
     leftovers | while read -r line; do
         case $line in
+        process:*) kill -KILL "${line#process: }" ;;
         mounted:*) bounded 10 umount --lazy "${line#mounted: }" ;;
         loop*) bounded 10 losetup --detach "${line#loop device: }" ;;
         esac
