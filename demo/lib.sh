@@ -139,7 +139,7 @@ stop_agent() {
 # What is still there of the demo's: processes, mount points, loop devices.
 leftovers() {
     # The pattern comes from a file, or grep would find itself.
-    grep -lsF -f - /proc/[0-9]*/cmdline <<<"$T/" | awk -F/ '{ print "process: " $3 }'
+    grep -lsF --file=- -- /proc/[0-9]*/cmdline <<<"$T/" | awk -F/ '{ print "process: " $3 }'
     awk -v t="$T/" 'index($2, t) == 1 { print "mounted: " $2 }' /proc/self/mounts
     if command -v losetup >/dev/null; then
         losetup --list --noheadings --output NAME,BACK-FILE 2>/dev/null | awk -v t="$T/" 'index($2, t) == 1 { print "loop device: " $1 }'
