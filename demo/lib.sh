@@ -138,7 +138,8 @@ stop_agent() {
 
 # What is still there of the demo's: processes, mount points, loop devices.
 leftovers() {
-    # The pattern comes from a file, or grep would find itself.
+    # The pattern comes from stdin, or grep would find itself.
+    # shellcheck disable=SC2062
     grep -lsF --file=- -- /proc/[0-9]*/cmdline <<<"$T/" | awk -F/ '{ print "process: " $3 }'
     awk -v t="$T/" 'index($2, t) == 1 { print "mounted: " $2 }' /proc/self/mounts
     if command -v losetup >/dev/null; then
