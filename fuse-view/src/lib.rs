@@ -5,9 +5,11 @@ pub mod cache;
 pub mod container;
 pub mod error;
 pub mod fs;
+pub mod fuse;
 pub mod listing;
 pub mod restore;
 pub mod source;
+pub mod tree;
 pub mod view;
 pub mod walk;
 

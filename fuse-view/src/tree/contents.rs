@@ -1,0 +1,113 @@
+//! What a snapshot shows: a file system, partitions, or raw bytes.
+
+use super::synthetic::RawView;
+use crate::{
+    BlockRead, Error, FsView, Result,
+    cache::{CacheBudget, CachedBlocks},
+    container, fs,
+};
+use std::{
+    any::Any,
+    sync::{Arc, OnceLock},
+};
+
+/// What was found in a snapshot or partition.
+pub enum Contents {
+    /// A file system.
+    Files(Arc<dyn FsView>),
+    /// Partitions, by number.
+    Partitions(Vec<(u32, Arc<dyn BlockRead>)>),
+    /// Neither: bytes.
+    Raw,
+}
+
+impl Contents {
+    /// Finds out what `source` holds, and opens its file system with small reads cached within `budget`.
+    pub fn open(source: Arc<dyn BlockRead>, budget: &CacheBudget) -> Result<Self> {
+        let source: Arc<dyn BlockRead> = Arc::new(CachedBlocks::new(source, budget));
+        Ok(match container::open(&source)? {
+            container::Contents::FileSystem(_) => Self::Files(fs::open(source)?),
+            container::Contents::Partitions(partitions) => Self::Partitions(
+                partitions.into_iter().map(|(partition, source)| (partition.number, source)).collect(),
+            ),
+            container::Contents::Raw => Self::Raw,
+        })
+    }
+}
+
+/// Finds out what a source holds. An error other than [`Error::Io`] is shown to the user beside the raw bytes.
+pub type Opener = dyn Fn(Arc<dyn BlockRead>) -> Result<Contents> + Send + Sync;
+
+/// An open snapshot.
+pub struct OpenSnapshot {
+    pub shown: Shown,
+    created_at: i64,
+}
+
+/// What stands in the directory of an open snapshot.
+pub enum Shown {
+    /// The files of this file system.
+    Files(Arc<dyn FsView>),
+    /// `p1/`, `p2/`, …
+    Partitions(Vec<Partition>),
+}
+
+/// A partition; its file system is opened at the first look inside.
+pub struct Partition {
+    pub number: u32,
+    source: Arc<dyn BlockRead>,
+    view: OnceLock<Arc<dyn FsView>>,
+}
+
+impl OpenSnapshot {
+    /// Looks into `source`. Fails only when it cannot be read.
+    pub fn open(source: Arc<dyn BlockRead>, opener: &Opener, created_at: i64) -> Result<Self> {
+        let shown = match opener(source.clone()) {
+            Ok(Contents::Files(view)) => Shown::Files(view),
+            Ok(Contents::Partitions(partitions)) => {
+                let partition = |(number, source)| Partition { number, source, view: OnceLock::new() };
+                Shown::Partitions(partitions.into_iter().map(partition).collect())
+            }
+            Ok(Contents::Raw) => Shown::Files(raw(source, b"volume.raw", None, created_at)),
+            Err(error @ Error::Io { .. }) => return Err(error),
+            Err(why) => Shown::Files(raw(source, b"volume.raw", Some(&why), created_at)),
+        };
+        Ok(Self { shown, created_at })
+    }
+
+    /// The file system of partition `number`.
+    pub fn partition(&self, number: u32, opener: &Opener) -> Result<Arc<dyn FsView>> {
+        let found = match &self.shown {
+            Shown::Partitions(partitions) => partitions.iter().find(|partition| partition.number == number),
+            Shown::Files(_) => None,
+        };
+        let partition = found.ok_or_else(|| Error::NotFound(format!("partition {number}")))?;
+        if let Some(view) = partition.view.get() {
+            return Ok(view.clone());
+        }
+        let source = partition.source.clone();
+        let view = match opener(source.clone()) {
+            Ok(Contents::Files(view)) => view,
+            // A partition table inside of a partition is nobody's but a virtual machine's.
+            Ok(Contents::Raw | Contents::Partitions(_)) => raw(source, b"partition.raw", None, self.created_at),
+            Err(error @ Error::Io { .. }) => return Err(error),
+            Err(why) => raw(source, b"partition.raw", Some(&why), self.created_at),
+        };
+        Ok(partition.view.get_or_init(|| view).clone())
+    }
+}
+
+fn raw(
+    source: Arc<dyn BlockRead>,
+    name: &'static [u8],
+    why: Option<&Error>,
+    created_at: i64,
+) -> Arc<dyn FsView> {
+    Arc::new(RawView::new(source, name, why, created_at))
+}
+
+/// A file system with what keeps it open.
+pub struct Pinned {
+    pub view: Arc<dyn FsView>,
+    pub pin: Arc<dyn Any + Send + Sync>,
+}

@@ -1,0 +1,34 @@
+//! Where a [`super::SnapshotTree`] learns of volumes and snapshots.
+
+use crate::{BlockRead, Result};
+use std::sync::Arc;
+
+/// A volume, or the name under which snapshots of a deleted one are found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VolumeEntry {
+    /// Name: the directory.
+    pub name: String,
+    /// Stable id, unique among volumes, below 2⁶².
+    pub id: u64,
+}
+
+/// A snapshot of a volume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotEntry {
+    /// Name: the directory.
+    pub name: String,
+    /// Stable id, unique among the snapshots of all volumes, growing with time, below 2⁶².
+    pub id: u64,
+    /// Creation time, seconds since the epoch, UTC.
+    pub created_at: i64,
+}
+
+/// The volumes and snapshots that there are at this moment. Asked often: answers come from memory.
+pub trait SnapshotProvider: Send + Sync {
+    /// All volumes.
+    fn volumes(&self) -> Vec<VolumeEntry>;
+    /// The snapshots of the volume called `volume`; none if there is no such volume.
+    fn snapshots(&self, volume: &str) -> Vec<SnapshotEntry>;
+    /// Opens a snapshot, both by name.
+    fn open(&self, volume: &str, snapshot: &str) -> Result<Arc<dyn BlockRead>>;
+}

@@ -1,0 +1,421 @@
+//! `/snapshots/<volume>/<snapshot>/…`
+//!
+//! Invariants: listing volumes and snapshots opens none of them; a snapshot is opened at the first look inside,
+//! once, and closed when others are used and nothing in it is open; no lock of the whole tree is held over I/O.
+//!
+//! Until a snapshot was opened its directory shows stand-in attributes. `reveal` tells when true ones replace
+//! them, so that permission to look inside is always decided by the true ones.
+
+use super::{
+    Lifetime, Node, OpenFile, REPLAY_XATTR, SnapshotEntry, SnapshotProvider, TOP, Tree, TreeEntry, VolumeEntry,
+    contents::{Contents, OpenSnapshot, Opener, Pinned, Shown},
+    entries, inner, outer,
+    slots::{Place, Slot, Slots},
+    synthetic::{dir_attr, symlink_attr},
+    xattr_names_of, xattr_of,
+};
+use crate::{
+    Attr, BlockRead, Error, FileKind, Result, StatFs, cache::CacheBudget, walk::is_plain_name,
+};
+use parking_lot::Mutex;
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+/// Name of the symbolic link to the newest snapshot.
+const LATEST: &str = "latest";
+/// Its place in the directory: behind all snapshots.
+const LATEST_COOKIE: u64 = 1 << 62;
+/// Numbers given before those of deleted snapshots are looked for.
+const SLOTS_BEFORE_SWEEP: usize = 4096;
+
+/// Bounds of a [`SnapshotTree`].
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Snapshots open at a time; exceeded only while files in more of them are open.
+    pub open_snapshots: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { open_snapshots: 16 }
+    }
+}
+
+/// The tree of all snapshots of a provider.
+pub struct SnapshotTree {
+    provider: Arc<dyn SnapshotProvider>,
+    opener: Box<Opener>,
+    limits: Limits,
+    slots: Slots<OpenSnapshot>,
+    /// The snapshots that are open now.
+    open: Mutex<Vec<Arc<Slot<OpenSnapshot>>>>,
+    uses: AtomicU64,
+    /// Number of uses at the last call of `close_idle`.
+    idle_before: AtomicU64,
+    /// Slots at which to look for deleted snapshots next.
+    sweep_at: AtomicU64,
+}
+
+impl SnapshotTree {
+    /// The tree of what `provider` has, with the file systems of this crate and one cache for all of them.
+    pub fn new(provider: Arc<dyn SnapshotProvider>, limits: Limits, budget: &CacheBudget) -> Self {
+        let budget = budget.clone();
+        Self::with_opener(provider, limits, move |source| Contents::open(source, &budget))
+    }
+
+    /// The tree of what `provider` has, with `opener` finding out what a snapshot holds.
+    pub fn with_opener(
+        provider: Arc<dyn SnapshotProvider>,
+        limits: Limits,
+        opener: impl Fn(Arc<dyn BlockRead>) -> Result<Contents> + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            provider,
+            opener: Box::new(opener),
+            limits,
+            slots: Slots::new(),
+            open: Mutex::new(Vec::new()),
+            uses: AtomicU64::new(0),
+            idle_before: AtomicU64::new(0),
+            sweep_at: AtomicU64::new(SLOTS_BEFORE_SWEEP as u64),
+        }
+    }
+
+    /// Number of snapshots open now.
+    pub fn open_count(&self) -> usize {
+        self.open.lock().len()
+    }
+
+    /// Closes snapshots that were not used since the last call and in which nothing is open.
+    pub fn close_idle(&self) {
+        let before = self.idle_before.swap(self.uses.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.close_while(|slot, _| slot.last_use.load(Ordering::Relaxed) <= before);
+    }
+
+    /// Closes the snapshots with these ids now, except those in which something is open; to be called before
+    /// they are deleted. Returns whether all are closed.
+    pub fn close(&self, snapshots: &[u64]) -> bool {
+        let named = |slot: &Slot<OpenSnapshot>| slot.place.snapshot().is_some_and(|id| snapshots.contains(&id));
+        self.close_while(|slot, _| named(slot));
+        !self.open.lock().iter().any(|slot| named(slot))
+    }
+
+    /// Closes what `unwanted` says, given the number still open, least recently used first.
+    fn close_while(&self, unwanted: impl Fn(&Slot<OpenSnapshot>, usize) -> bool) {
+        let mut closed = Vec::new();
+        let mut open = self.open.lock();
+        open.sort_by_key(|slot| slot.last_use.load(Ordering::Relaxed));
+        let mut left = open.len();
+        open.retain(|slot| {
+            // Somebody who opens, or holds what is open, uses it.
+            let Some(mut opened) = slot.opened.try_lock() else { return true };
+            let idle = opened.as_ref().is_none_or(|opened| Arc::strong_count(opened) == 1);
+            let keep = !idle || !unwanted(slot, left);
+            if !keep {
+                closed.push(opened.take());
+                left -= 1;
+            }
+            keep
+        });
+        drop(open);
+        // Closing may do I/O: `closed` is dropped without the lock.
+    }
+
+    fn slot(&self, fs: u32) -> Result<Arc<Slot<OpenSnapshot>>> {
+        self.slots.get(fs).ok_or_else(|| Error::NotFound("the snapshot was deleted".into()))
+    }
+
+    /// The snapshot of `slot`, opened if it is not.
+    fn opened(&self, slot: &Arc<Slot<OpenSnapshot>>) -> Result<Arc<OpenSnapshot>> {
+        let now = self.uses.fetch_add(1, Ordering::Relaxed) + 1;
+        slot.last_use.store(now, Ordering::Relaxed);
+        let mut guard = slot.opened.lock();
+        if let Some(opened) = &*guard {
+            return Ok(opened.clone());
+        }
+        let (volume, snapshot) = self.names(slot.place)?;
+        let source = self.provider.open(&volume, &snapshot.name)?;
+        let opened = Arc::new(OpenSnapshot::open(source, &*self.opener, snapshot.created_at)?);
+        let top = match &opened.shown {
+            Shown::Files(view) => view.attr(view.root())?,
+            Shown::Partitions(_) => dir_attr(snapshot.created_at),
+        };
+        let _ = slot.top.set(top);
+        *guard = Some(opened.clone());
+        drop(guard);
+        self.open.lock().push(slot.clone());
+        self.close_while(|_, left| left > self.limits.open_snapshots);
+        Ok(opened)
+    }
+
+    /// The names now of the volume and the snapshot of `place`.
+    fn names(&self, place: Place) -> Result<(String, SnapshotEntry)> {
+        let (Place::Snapshot { volume, snapshot } | Place::Latest { volume, snapshot }) = place else {
+            return Err(Error::WrongKind("not a snapshot".into()));
+        };
+        let volume = self.volume_name(volume)?;
+        let snapshots = self.provider.snapshots(&volume);
+        let entry = snapshots.into_iter().find(|entry| entry.id == snapshot);
+        Ok((volume, entry.ok_or_else(|| Error::NotFound("the snapshot was deleted".into()))?))
+    }
+
+    fn volume_name(&self, id: u64) -> Result<String> {
+        let found = self.provider.volumes().into_iter().find(|volume| volume.id == id);
+        found.map(|volume| volume.name).ok_or_else(|| Error::NotFound("the volume was deleted".into()))
+    }
+
+    /// Partition `number` of the snapshot in slot `of`.
+    fn partition(&self, of: u32, number: u32) -> Result<Pinned> {
+        let snapshot = self.opened(&self.slot(of)?)?;
+        Ok(Pinned { view: snapshot.partition(number, &*self.opener)?, pin: snapshot })
+    }
+
+    /// The file system of `slot`, or None where the tree itself makes the entries.
+    fn view(&self, slot: &Arc<Slot<OpenSnapshot>>) -> Result<Option<Pinned>> {
+        match slot.place {
+            Place::Root | Place::Volume(_) | Place::Latest { .. } => Ok(None),
+            Place::Partition { of, number } => self.partition(of, number).map(Some),
+            Place::Snapshot { .. } => {
+                let opened = self.opened(slot)?;
+                Ok(match &opened.shown {
+                    Shown::Files(view) => Some(Pinned { view: view.clone(), pin: opened.clone() }),
+                    Shown::Partitions(_) => None,
+                })
+            }
+        }
+    }
+
+    fn top(&self, place: Place) -> Node {
+        Node { fs: self.slots.of(place).fs, ino: TOP }
+    }
+
+    /// The entries of a directory that is in no image, by ascending cookie.
+    fn listed(&self, slot: &Arc<Slot<OpenSnapshot>>) -> Result<Vec<TreeEntry>> {
+        let mut listed = match slot.place {
+            Place::Root => self.volumes(),
+            Place::Volume(id) => self.snapshots(id)?,
+            Place::Snapshot { .. } => self.partitions(slot)?,
+            Place::Latest { .. } | Place::Partition { .. } => {
+                return Err(Error::WrongKind("not a directory".into()));
+            }
+        };
+        listed.retain(|entry| is_plain_name(&entry.name));
+        listed.sort_by_key(|entry| entry.cookie);
+        Ok(listed)
+    }
+
+    fn volumes(&self) -> Vec<TreeEntry> {
+        let entry = |volume: VolumeEntry| self.dir_entry(volume.name, Place::Volume(volume.id), volume.id);
+        self.provider.volumes().into_iter().map(entry).collect()
+    }
+
+    fn snapshots(&self, volume: u64) -> Result<Vec<TreeEntry>> {
+        self.sweep();
+        let snapshots = self.provider.snapshots(&self.volume_name(volume)?);
+        let newest = newest(&snapshots).map(|newest| newest.id);
+        // A snapshot that got the name before it was reserved keeps it.
+        let taken = snapshots.iter().any(|snapshot| snapshot.name == LATEST);
+        let entry = |snapshot: SnapshotEntry| {
+            self.dir_entry(snapshot.name, Place::Snapshot { volume, snapshot: snapshot.id }, snapshot.id)
+        };
+        let mut listed: Vec<_> = snapshots.into_iter().map(entry).collect();
+        if let Some(snapshot) = newest.filter(|_| !taken) {
+            listed.push(TreeEntry {
+                name: LATEST.into(),
+                node: self.top(Place::Latest { volume, snapshot }),
+                kind: Some(FileKind::Symlink),
+                cookie: LATEST_COOKIE,
+            });
+        }
+        Ok(listed)
+    }
+
+    fn partitions(&self, slot: &Arc<Slot<OpenSnapshot>>) -> Result<Vec<TreeEntry>> {
+        let opened = self.opened(slot)?;
+        let Shown::Partitions(partitions) = &opened.shown else { return Ok(Vec::new()) };
+        let numbers = partitions.iter().map(|partition| partition.number);
+        let entry = |number| {
+            let place = Place::Partition { of: slot.fs, number };
+            self.dir_entry(format!("p{number}"), place, u64::from(number))
+        };
+        Ok(numbers.map(entry).collect())
+    }
+
+    fn dir_entry(&self, name: String, place: Place, id: u64) -> TreeEntry {
+        let kind = Some(FileKind::Dir);
+        TreeEntry { name: name.into_bytes(), node: self.top(place), kind, cookie: id.saturating_add(1) }
+    }
+
+    /// Forgets the numbers of deleted snapshots when many were given.
+    fn sweep(&self) {
+        let slots = self.slots.len() as u64;
+        if slots < self.sweep_at.load(Ordering::Relaxed) {
+            return;
+        }
+        let volumes = self.provider.volumes().into_iter();
+        let alive: HashSet<u64> =
+            volumes.flat_map(|volume| self.provider.snapshots(&volume.name)).map(|entry| entry.id).collect();
+        self.slots.retain(|snapshot| alive.contains(&snapshot));
+        let next = (self.slots.len() * 2).max(SLOTS_BEFORE_SWEEP);
+        self.sweep_at.store(next as u64, Ordering::Relaxed);
+    }
+
+    /// Attributes of a root directory or of `latest`.
+    fn top_attr(&self, slot: &Arc<Slot<OpenSnapshot>>) -> Result<Attr> {
+        match slot.place {
+            Place::Root => Ok(dir_attr(0)),
+            Place::Volume(id) => {
+                let snapshots = self.provider.snapshots(&self.volume_name(id)?);
+                Ok(dir_attr(newest(&snapshots).map_or(0, |newest| newest.created_at)))
+            }
+            Place::Latest { .. } => {
+                let (_, snapshot) = self.names(slot.place)?;
+                Ok(symlink_attr(snapshot.created_at, &snapshot.name))
+            }
+            Place::Partition { of, number } => {
+                let view = self.partition(of, number)?.view;
+                view.attr(view.root())
+            }
+            Place::Snapshot { .. } => match slot.top.get() {
+                Some(attr) => Ok(attr.clone()),
+                None => {
+                    let (_, snapshot) = self.names(slot.place)?;
+                    slot.stand_in_told.store(true, Ordering::SeqCst);
+                    Ok(dir_attr(snapshot.created_at))
+                }
+            },
+        }
+    }
+}
+
+impl Tree for SnapshotTree {
+    fn root(&self) -> Node {
+        Node { fs: 0, ino: TOP }
+    }
+
+    fn is_static(&self) -> bool {
+        false
+    }
+
+    fn lifetime(&self, node: Node) -> Lifetime {
+        if node.ino != TOP {
+            return Lifetime::Forever;
+        }
+        match self.slots.get(node.fs).map(|slot| slot.place) {
+            Some(Place::Latest { .. }) | None => Lifetime::Now,
+            Some(Place::Partition { .. }) => Lifetime::Forever,
+            Some(Place::Root | Place::Volume(_) | Place::Snapshot { .. }) => Lifetime::Short,
+        }
+    }
+
+    fn reveal(&self, dir: Node) -> Result<bool> {
+        if dir.ino != TOP {
+            return Ok(false);
+        }
+        let slot = self.slot(dir.fs)?;
+        if !matches!(slot.place, Place::Snapshot { .. }) {
+            return Ok(false);
+        }
+        self.opened(&slot)?;
+        let told = slot.stand_in_told.swap(false, Ordering::SeqCst);
+        let stand_in = dir_attr(0);
+        let same = |attr: &Attr| (attr.mode, attr.uid, attr.gid) == (stand_in.mode, stand_in.uid, stand_in.gid);
+        Ok(told && !slot.top.get().is_some_and(same))
+    }
+
+    fn lookup(&self, dir: Node, name: &[u8]) -> Result<Node> {
+        let slot = self.slot(dir.fs)?;
+        if let Some(Pinned { view, .. }) = self.view(&slot)? {
+            let ino = view.lookup(inner(&*view, dir.ino), name)?;
+            return Ok(outer(&*view, dir.fs, ino));
+        }
+        let found = self.listed(&slot)?.into_iter().find(|entry| entry.name == name);
+        found.map(|entry| entry.node).ok_or_else(|| Error::NotFound(crate::walk::show(name)))
+    }
+
+    fn readdir(&self, dir: Node, cookie: u64, max: usize) -> Result<Vec<TreeEntry>> {
+        let slot = self.slot(dir.fs)?;
+        match self.view(&slot)? {
+            Some(Pinned { view, .. }) => entries(&*view, dir.fs, dir.ino, cookie, max),
+            None => {
+                let listed = self.listed(&slot)?.into_iter();
+                Ok(listed.filter(|entry| entry.cookie > cookie).take(max).collect())
+            }
+        }
+    }
+
+    fn attr(&self, node: Node) -> Result<Attr> {
+        let slot = self.slot(node.fs)?;
+        if node.ino == TOP {
+            return self.top_attr(&slot);
+        }
+        match self.view(&slot)? {
+            Some(Pinned { view, .. }) => view.attr(node.ino),
+            None => Err(Error::NotFound(format!("inode {}", node.ino))),
+        }
+    }
+
+    fn readlink(&self, node: Node) -> Result<Vec<u8>> {
+        let slot = self.slot(node.fs)?;
+        if let Place::Latest { .. } = slot.place {
+            return Ok(self.names(slot.place)?.1.name.into_bytes());
+        }
+        match self.view(&slot)? {
+            Some(Pinned { view, .. }) => view.readlink(inner(&*view, node.ino)),
+            None => Err(Error::WrongKind("not a symbolic link".into())),
+        }
+    }
+
+    fn xattr(&self, node: Node, name: &[u8]) -> Result<Option<Vec<u8>>> {
+        let slot = self.slot(node.fs)?;
+        // `ls -l` asks for labels and ACLs of every snapshot: no reason to open them all.
+        let unopened = node.ino == TOP && slot.top.get().is_none();
+        if unopened && name != REPLAY_XATTR {
+            return Ok(None);
+        }
+        match self.view(&slot)? {
+            Some(Pinned { view, .. }) => xattr_of(&*view, node.ino, name),
+            None => Ok((name == REPLAY_XATTR).then(|| b"clean".to_vec())),
+        }
+    }
+
+    fn xattr_names(&self, node: Node) -> Result<Vec<Vec<u8>>> {
+        let slot = self.slot(node.fs)?;
+        if node.ino == TOP && slot.top.get().is_none() {
+            return Ok(vec![REPLAY_XATTR.to_vec()]);
+        }
+        match self.view(&slot)? {
+            Some(Pinned { view, .. }) => xattr_names_of(&*view, node.ino),
+            None => Ok(vec![REPLAY_XATTR.to_vec()]),
+        }
+    }
+
+    fn open(&self, node: Node) -> Result<OpenFile> {
+        match self.view(&self.slot(node.fs)?)? {
+            Some(Pinned { view, pin }) => {
+                let ino = inner(&*view, node.ino);
+                Ok(OpenFile { view, ino, _pin: Some(pin) })
+            }
+            None => Err(Error::WrongKind("not a file of a snapshot".into())),
+        }
+    }
+
+    fn statfs(&self, node: Node) -> Result<StatFs> {
+        let slot = self.slot(node.fs)?;
+        let unopened = matches!(slot.place, Place::Snapshot { .. }) && slot.top.get().is_none();
+        let view = if unopened { None } else { self.view(&slot)? };
+        Ok(view.map_or(StatFs { block_bytes: 4096, name_max: 255, ..StatFs::default() }, |pinned| {
+            pinned.view.statfs()
+        }))
+    }
+}
+
+/// The newest of `snapshots`; of several made in one second, the one made last.
+fn newest(snapshots: &[SnapshotEntry]) -> Option<&SnapshotEntry> {
+    snapshots.iter().max_by_key(|entry| (entry.created_at, entry.id))
+}
