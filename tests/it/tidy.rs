@@ -192,10 +192,10 @@ fn lines_where(texts: &[(PathBuf, String)], matches: impl Fn(&str) -> bool) -> V
 /// CI sets the variable: there, a test that cannot run must fail and not pass in silence.
 #[test]
 fn every_skip_can_be_forbidden() {
-    let skips = concat!("\"skip", "ped: ");
+    let skips = |line: &str| line.contains("println!(") && line.contains("skipped: ");
     let findings: Vec<String> = sources()
         .iter()
-        .filter(|(_, text)| text.contains(skips) && !text.contains("COWSLIP_NO_SKIP"))
+        .filter(|(_, text)| text.lines().any(skips) && !text.contains("COWSLIP_NO_SKIP"))
         .map(|(path, _)| path.display().to_string())
         .collect();
     expect_none(&findings, "tests that are skipped even with COWSLIP_NO_SKIP=1");
