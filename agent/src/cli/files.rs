@@ -1,0 +1,63 @@
+//! Files inside snapshots and images: where a source leads, `cowslip ls` and `cowslip cat`.
+
+mod listing;
+mod open;
+
+pub use listing::ls;
+pub use open::{Files, Located, partition_name};
+
+use super::{
+    Context,
+    args::CatArgs,
+    failure::{Failure, Result},
+    names::FileSource,
+};
+use fuse_view::{FileKind, FsView, Ino, walk};
+
+const READ_BYTES: usize = 1 << 20;
+
+/// `cowslip cat`.
+pub fn cat(context: &mut Context, args: &CatArgs) -> Result<()> {
+    let sources: Vec<FileSource> =
+        args.sources.iter().map(|text| FileSource::parse(text)).collect::<Result<_>>()?;
+    let mut files = Files::new();
+    for source in &sources {
+        match files.locate(context, source)? {
+            Located::Inside { view, path, .. } => {
+                let ino = walk::lookup_path(&*view, &path, true)
+                    .map_err(|e| Failure::from(e).at(&source.container))?;
+                copy_out(context, source, &*view, ino)?;
+            }
+            Located::Table(_) => return Err(not_a_file(source, FileKind::Dir)),
+        }
+    }
+    Ok(())
+}
+
+fn not_a_file(source: &FileSource, kind: FileKind) -> Failure {
+    let failure =
+        Failure::failed(format!("{source} is no regular file but a {}", super::model::kind_word(kind)));
+    if kind == FileKind::Dir { failure.hint(format!("list it: cowslip ls {source}")) } else { failure }
+}
+
+fn copy_out(context: &mut Context, source: &FileSource, view: &dyn FsView, ino: Ino) -> Result<()> {
+    let failed = |e| Failure::from(e).at(source);
+    let attr = view.attr(ino).map_err(failed)?;
+    if attr.kind != FileKind::File {
+        return Err(not_a_file(source, attr.kind));
+    }
+    let mut buf = vec![0; READ_BYTES];
+    let mut offset = 0;
+    while offset < attr.size {
+        let count = view.read_at(ino, offset, &mut buf).map_err(failed)?;
+        if count == 0 {
+            return Err(Failure::failed(format!(
+                "{source} ends at {offset}, before its size of {}",
+                attr.size
+            )));
+        }
+        context.out.bytes(&buf[..count])?;
+        offset += count as u64;
+    }
+    Ok(())
+}
