@@ -4,6 +4,7 @@
 //! [`Error::Corrupt`] as a whole, for what it says of one partition is no better than what it says of another.
 
 use crate::fs::{Format, bytes, detect};
+use crate::source::Slice;
 use crate::{BlockRead, Error, Result};
 use bytes::{le16, le32, u8_at};
 use gptman::{GPTHeader, GPTPartitionEntry};
@@ -61,11 +62,12 @@ pub fn open(dev: &Arc<dyn BlockRead>) -> Result<Contents> {
     if partitions.is_empty() {
         return Ok(Contents::Raw);
     }
-    let sliced = partitions.into_iter().map(|p| {
-        let slice: Arc<dyn BlockRead> = Arc::new(Slice { dev: dev.clone(), offset: p.offset, len: p.len });
-        (p, slice)
-    });
-    Ok(Contents::Partitions(sliced.collect()))
+    let mut sliced: Vec<(Partition, Arc<dyn BlockRead>)> = Vec::with_capacity(partitions.len());
+    for part in partitions {
+        let slice = Slice::new(dev.clone(), part.offset..part.offset + part.len)?;
+        sliced.push((part, Arc::new(slice)));
+    }
+    Ok(Contents::Partitions(sliced))
 }
 
 /// The partitions of a GPT or MBR on `dev`; empty: there is no table.
@@ -76,35 +78,6 @@ pub fn partitions(dev: &dyn BlockRead) -> Result<Vec<Partition>> {
     match gpt(dev)? {
         Some(found) => Ok(found),
         None => mbr(dev),
-    }
-}
-
-/// A part of an image.
-struct Slice {
-    dev: Arc<dyn BlockRead>,
-    offset: u64,
-    len: u64,
-}
-
-impl BlockRead for Slice {
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
-        if offset.checked_add(buf.len() as u64).is_none_or(|end| end > self.len) {
-            return Err(Error::Corrupt(format!(
-                "{} bytes at {offset}: past the end of the partition, {}",
-                buf.len(),
-                self.len
-            )));
-        }
-        self.dev.read_at(self.offset + offset, buf)
-    }
-
-    fn len(&self) -> u64 {
-        self.len
-    }
-
-    fn identity(&self, offset: u64) -> Option<(u64, u64)> {
-        // A partition that does not start at a 4 KiB block has blocks made of two.
-        if self.offset.is_multiple_of(4096) { self.dev.identity(self.offset.checked_add(offset)?) } else { None }
     }
 }
 
@@ -171,7 +144,8 @@ fn is_protective(dev: &dyn BlockRead) -> Result<bool> {
 fn gpt_at(dev: &dyn BlockRead, lba: u64, sector: u64) -> Result<Option<Vec<Partition>>> {
     let at = lba.checked_mul(sector).filter(|at| at.checked_add(sector).is_some_and(|end| end <= dev.len()));
     let Some(at) = at else { return Ok(None) };
-    let mut raw = [0; 92];
+    // What decodes it reads all of its structure in memory, with padding that is not on disk.
+    let mut raw = [0; 512];
     dev.read_at(at, &mut raw)?;
     if !raw.starts_with(b"EFI PART") {
         return Ok(None);
@@ -200,6 +174,8 @@ fn gpt_entries(dev: &dyn BlockRead, header: &GPTHeader, sector: u64) -> Result<V
     let at = at.ok_or_else(|| corrupt("the entries of the GPT are outside of the image"))?;
     let mut raw = vec![0; usize::try_from(len).map_err(corrupt)?];
     dev.read_at(at, &mut raw)?;
+    // As with the header: the last entry is decoded from more than its bytes.
+    raw.resize(raw.len() + 512, 0);
     // Read from memory, where the array starts at sector 0.
     let mut header = header.clone();
     header.partition_entry_lba = 0;

@@ -228,14 +228,14 @@ impl Ext4 {
         Ok(Ok(found))
     }
 
+    /// The checksum of a leaf is in its last entry, that of a node of the hash tree after its last possible entry.
     fn dir_checksum_holds(&self, dir: &Inode, bytes: &[u8]) -> bool {
-        let tail = bytes.len() - TAIL;
-        let has_tail = le32(bytes, tail) == 0 && usize::from(le16(bytes, tail + 4)) == TAIL && u8_at(bytes, tail + 7) == TAIL_TYPE;
-        if has_tail {
-            return le32(bytes, tail + 8) == crc32c(dir.seed, &bytes[..tail]);
-        }
-        // A node of the hash tree: a checksum after its last possible entry.
-        let Some(at) = tree_entries_at(bytes) else { return false };
+        // A block that became a node of the hash tree may still carry the tail it had as a leaf: the tree goes first.
+        let Some(at) = tree_entries_at(bytes) else {
+            let tail = bytes.len() - TAIL;
+            let found = le32(bytes, tail) == 0 && usize::from(le16(bytes, tail + 4)) == TAIL;
+            return found && u8_at(bytes, tail + 7) == TAIL_TYPE && le32(bytes, tail + 8) == crc32c(dir.seed, &bytes[..tail]);
+        };
         let (limit, count) = (usize::from(le16(bytes, at)), usize::from(le16(bytes, at + 2)));
         let (used, tail) = (at + 8 * count, at + 8 * limit);
         if count > limit || tail + 8 > bytes.len() {

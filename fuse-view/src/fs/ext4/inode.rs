@@ -6,7 +6,7 @@ use super::Ext4;
 use super::cache::{Kind, Piece, READAHEAD_BYTES};
 use super::checksum::{crc16, crc32c, crc32c_without};
 use super::superblock::{incompat, ro_compat};
-use crate::fs::bytes::{le16, le32, u8_at};
+use crate::fs::bytes::{le16, le32};
 use crate::{Attr, Error, FileKind, Result, Timestamp};
 use parking_lot::Mutex;
 

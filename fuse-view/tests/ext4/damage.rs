@@ -1,0 +1,221 @@
+//! Damaged images: no panic, no endless work, and what is whole stays readable.
+
+use crate::populate::fill;
+use crate::support::{Chance, MemoryImage, mke2fs};
+use fuse_view::{BlockRead, Error, FileKind, FsView, Result, fs::open};
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Bytes of memory image read in one walk may not exceed this many times the image.
+const MOST_READ: u64 = 400;
+
+struct Bounded {
+    image: MemoryImage,
+    read: AtomicU64,
+}
+
+impl BlockRead for Bounded {
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        let read = self.read.fetch_add(buf.len() as u64, Ordering::Relaxed);
+        assert!(read < MOST_READ * self.image.len(), "more is read than any walk needs");
+        self.image.read_at(offset, buf)
+    }
+
+    fn len(&self) -> u64 {
+        self.image.len()
+    }
+}
+
+/// Asks everything of everything that can be reached; the number of answers and of errors.
+fn exercise(bytes: Vec<u8>) -> (usize, usize) {
+    let dev = Arc::new(Bounded { image: MemoryImage(bytes), read: AtomicU64::new(0) });
+    let Ok(fs) = open(dev) else { return (0, 1) };
+    let (mut good, mut bad) = (0, 0);
+    let mut count = |ok: bool| if ok { good += 1 } else { bad += 1 };
+    let mut seen = HashSet::from([fs.root()]);
+    let mut todo = vec![fs.root()];
+    while let Some(ino) = todo.pop() {
+        count(fs.xattrs(ino).is_ok());
+        let Ok(attr) = fs.attr(ino) else {
+            count(false);
+            continue;
+        };
+        match attr.kind {
+            FileKind::Dir => list(&*fs, ino, &mut count, |ino| {
+                if seen.len() < 5000 && seen.insert(ino) {
+                    todo.push(ino);
+                }
+            }),
+            FileKind::Symlink => count(fs.readlink(ino).is_ok()),
+            FileKind::File => read(&*fs, ino, attr.size, &mut count),
+            _ => count(true),
+        }
+    }
+    (good, bad)
+}
+
+fn list(fs: &dyn FsView, dir: u64, count: &mut impl FnMut(bool), mut visit: impl FnMut(u64)) {
+    let mut cookie = 0;
+    loop {
+        match fs.readdir(dir, cookie, 100) {
+            Ok(entries) => {
+                let Some(last) = entries.last() else { return count(true) };
+                assert!(last.cookie & !(1 << 62) > cookie & !(1 << 62), "a listing that does not advance");
+                cookie = last.cookie;
+                for entry in entries {
+                    assert!(!entry.name.is_empty() && !entry.name.iter().any(|&b| b == b'/' || b == 0));
+                    assert!(entry.name != b"." && entry.name != b"..");
+                    visit(entry.ino);
+                }
+            }
+            Err(_) => {
+                count(false);
+                break;
+            }
+        }
+    }
+    count(matches!(fs.lookup(dir, b"len4096"), Ok(_) | Err(Error::NotFound(_))));
+}
+
+fn read(fs: &dyn FsView, ino: u64, size: u64, count: &mut impl FnMut(bool)) {
+    let mut at = 0;
+    let mut buf = vec![0; 1 << 16];
+    for _ in 0..50 {
+        match fs.next_data(ino, at) {
+            Ok(Some(range)) => {
+                assert!(range.start >= at && range.end > range.start && range.end <= size);
+                count(fs.read_at(ino, range.start, &mut buf).is_ok());
+                at = range.end;
+            }
+            Ok(None) => break,
+            Err(_) => {
+                count(false);
+                break;
+            }
+        }
+    }
+    count(fs.read_at(ino, size.saturating_sub(10), &mut buf).is_ok());
+    let _ = fs.next_data(ino, u64::MAX);
+    let _ = fs.read_at(ino, u64::MAX, &mut buf);
+}
+
+/// A small image with a bit of everything, filled by mke2fs itself, without checksums unless asked for.
+fn small_image(options: &str) -> Option<Vec<u8>> {
+    let dir = tempfile::tempdir().unwrap();
+    let source = dir.path().join("source");
+    std::fs::create_dir(&source).unwrap();
+    fill(&source, 7, false, 400);
+    for large in ["comb", "holes", "huge"] {
+        std::fs::remove_file(source.join("sparse").join(large)).unwrap();
+    }
+    let image = mke2fs(dir.path(), 16, &format!("{options} -N 3000 -d {}", source.display()))?;
+    Some(std::fs::read(image).unwrap())
+}
+
+/// Blocks in use as metadata, where a flip reaches a parser: judged by what is not zero, the first megabytes most.
+fn flip(bytes: &mut [u8], chance: &mut Chance, flips: u64, within: u64) {
+    for _ in 0..flips {
+        let at = usize::try_from(chance.below(within.min(bytes.len() as u64))).unwrap();
+        bytes[at] = if chance.below(3) == 0 { 0xFF } else { bytes[at] ^ (1 << chance.below(8)) };
+    }
+}
+
+#[test]
+fn random_flips() {
+    for (seed, options) in [
+        (1, "-t ext4 -b 1024 -O ^metadata_csum,inline_data,^has_journal -I 512"),
+        (2, "-t ext2 -b 1024"),
+        (3, "-t ext4 -O ^metadata_csum,^has_journal,ea_inode,large_dir"),
+    ] {
+        let Some(whole) = small_image(options) else { return };
+        let (good, bad) = exercise(whole.clone());
+        assert!(good > 3000 && bad == 0, "{options}: {good} {bad}");
+        let mut chance = Chance(seed);
+        for round in 0..25 {
+            let mut bytes = whole.clone();
+            // Few flips near the start hit descriptors and tables, many all over hit the rest.
+            let (flips, within) = if round % 2 == 0 { (300, 1 << 20) } else { (4000, 16 << 20) };
+            flip(&mut bytes[2048..], &mut chance, flips, within);
+            exercise(bytes);
+        }
+    }
+}
+
+#[test]
+fn checksums_name_the_object_and_spare_the_rest() {
+    let Some(whole) = small_image("-t ext4 -b 1024 -O ^has_journal") else { return };
+    let all = exercise(whole.clone());
+    assert_eq!(all.1, 0);
+    let mut bytes = whole;
+    let fs = open(Arc::new(MemoryImage(bytes.clone()))).unwrap();
+    let victim = fs.lookup(fs.root(), b"files").unwrap();
+    let file = fs.lookup(victim, b"len4096").unwrap();
+    // The inode's uid is a field that nothing but its checksum protects.
+    let uid = find_inode(&bytes, fs.attr(file).unwrap().size, &*fs, file);
+    bytes[uid + 2] ^= 1;
+    let fs = open(Arc::new(MemoryImage(bytes.clone()))).unwrap();
+    assert!(matches!(fs.attr(file), Err(Error::Corrupt(why)) if why.contains("checksum")));
+    fs.attr(fs.lookup(victim, b"len1024").unwrap()).unwrap();
+    let (good, bad) = exercise(bytes);
+    assert!(bad <= 3 && good + 6 >= all.0, "{good} of {} and {bad} errors", all.0);
+}
+
+/// Byte offset of an inode in the image, found by its times, size and links.
+fn find_inode(bytes: &[u8], size: u64, fs: &dyn FsView, ino: u64) -> usize {
+    let attr = fs.attr(ino).unwrap();
+    let mut hits = (0..bytes.len() - 256).step_by(256).filter(|&at| {
+        let field = |o: usize| u32::from_le_bytes(bytes[at + o..at + o + 4].try_into().unwrap());
+        u64::from(field(4)) == size && i64::from(field(0x10)) == attr.mtime.seconds && field(0xF) >> 24 == attr.ctime.seconds as u32 >> 24
+            && bytes[at + 1] & 0xF0 == 0x80 && field(0x64) != u32::MAX
+    });
+    hits.next().expect("the inode is in the image")
+}
+
+#[test]
+fn truncations() {
+    let Some(whole) = small_image("-t ext4 -b 1024 -O ^metadata_csum,^has_journal") else { return };
+    let mut chance = Chance(5);
+    for _ in 0..30 {
+        let len = usize::try_from(chance.below(whole.len() as u64)).unwrap();
+        exercise(whole[..len].to_vec());
+    }
+    for len in [0, 1, 1023, 1024, 1080, 2047, 2048, 4096] {
+        exercise(whole[..len].to_vec());
+    }
+}
+
+#[test]
+fn the_superblock_lies() {
+    let Some(whole) = small_image("-t ext4 -b 1024 -O ^metadata_csum,^has_journal") else { return };
+    for field in (0..1024).step_by(2) {
+        for value in [[0, 0], [0xFF, 0xFF], [1, 0], [0, 0x80]] {
+            let mut bytes = whole[..2 << 20].to_vec();
+            bytes[1024 + field..1026 + field].copy_from_slice(&value);
+            let dev = Arc::new(MemoryImage(bytes));
+            if let Ok(fs) = open(dev) {
+                let _ = fs.readdir(fs.root(), 0, 1000);
+                let _ = fs.lookup(fs.root(), b"files").and_then(|ino| fs.attr(ino));
+                let _ = (fs.statfs(), fs.label(), fs.replay(), fs.format());
+            }
+        }
+    }
+    let mut chance = Chance(6);
+    for _ in 0..200 {
+        let mut bytes = whole[..1 << 20].to_vec();
+        for _ in 0..8 {
+            let at = 1024 + usize::try_from(chance.below(400)).unwrap();
+            bytes[at] = chance.bytes(1)[0];
+        }
+        bytes[1024 + 0x38..1024 + 0x3A].copy_from_slice(&[0x53, 0xEF]);
+        exercise(bytes);
+    }
+}
+
+#[test]
+fn unknown_features_are_refused_by_name() {
+    let Some(mut bytes) = small_image("-t ext4 -b 1024 -O ^metadata_csum,^has_journal") else { return };
+    bytes[1024 + 0x60] |= 1;
+    let why = open(Arc::new(MemoryImage(bytes))).err().expect("compression is refused");
+    assert!(matches!(&why, Error::Unsupported(text) if text.contains("compression")), "{why}");
+}

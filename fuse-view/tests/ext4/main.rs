@@ -1,0 +1,9 @@
+//! The ext4 reader against the kernel, against damage, and against a count of its reads.
+
+mod container;
+mod damage;
+mod htree;
+mod oracle;
+mod populate;
+mod support;
+mod sys;

@@ -1,0 +1,113 @@
+//! System calls that std does not offer.
+#![allow(unsafe_code)] // Plain calls into libc with checked lengths; nothing is kept after the call.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+fn c(path: &Path) -> CString {
+    CString::new(path.as_os_str().as_bytes()).unwrap()
+}
+
+fn done(rc: impl Into<i64>) -> io::Result<usize> {
+    usize::try_from(rc.into()).map_err(|_| io::Error::last_os_error())
+}
+
+pub fn is_root() -> bool {
+    // SAFETY: takes no arguments and cannot fail.
+    unsafe { libc::geteuid() == 0 }
+}
+
+pub fn mknod(path: &Path, mode: u32, major: u32, minor: u32) -> io::Result<()> {
+    let path = c(path);
+    // SAFETY: a NUL-terminated path that lives through the call.
+    done(unsafe { libc::mknod(path.as_ptr(), mode, libc::makedev(major, minor)) }).map(drop)
+}
+
+pub fn fallocate(file: &File, mode: i32, at: i64, len: i64) -> io::Result<()> {
+    // SAFETY: an open descriptor and plain numbers.
+    done(unsafe { libc::fallocate(file.as_raw_fd(), mode, at, len) }).map(drop)
+}
+
+/// SEEK_DATA or SEEK_HOLE; None: ENXIO.
+pub fn seek(file: &File, at: u64, whence: i32) -> io::Result<Option<u64>> {
+    // SAFETY: an open descriptor and plain numbers.
+    let rc = unsafe { libc::lseek(file.as_raw_fd(), i64::try_from(at).unwrap(), whence) };
+    match u64::try_from(rc) {
+        Ok(at) => Ok(Some(at)),
+        Err(_) if io::Error::last_os_error().raw_os_error() == Some(libc::ENXIO) => Ok(None),
+        Err(_) => Err(io::Error::last_os_error()),
+    }
+}
+
+pub fn set_xattr(path: &Path, name: &str, value: &[u8]) -> io::Result<()> {
+    let (path, name) = (c(path), CString::new(name).unwrap());
+    // SAFETY: NUL-terminated strings, and a value with its length.
+    done(unsafe { libc::lsetxattr(path.as_ptr(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0) }).map(drop)
+}
+
+/// All attributes, sorted by name.
+pub fn xattrs(path: &Path) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    let path = c(path);
+    let mut names = vec![0u8; 65536];
+    // SAFETY: a NUL-terminated path, and a buffer with its length.
+    let len = done(unsafe { libc::llistxattr(path.as_ptr(), names.as_mut_ptr().cast(), names.len()) } as i64)?;
+    let mut found = Vec::new();
+    for name in names[..len].split(|&b| b == 0).filter(|n| !n.is_empty()) {
+        let cname = CString::new(name).unwrap();
+        let mut value = vec![0u8; 65536];
+        // SAFETY: NUL-terminated strings, and a buffer with its length.
+        let rc = unsafe { libc::lgetxattr(path.as_ptr(), cname.as_ptr(), value.as_mut_ptr().cast(), value.len()) };
+        value.truncate(done(rc as i64)?);
+        found.push((name.to_vec(), value));
+    }
+    found.sort();
+    Ok(found)
+}
+
+pub fn set_mtime(path: &Path, seconds: i64, nanoseconds: i64) -> io::Result<()> {
+    let path = c(path);
+    let time = libc::timespec { tv_sec: seconds, tv_nsec: nanoseconds };
+    // SAFETY: a NUL-terminated path and an array of two, as the call wants.
+    let rc = unsafe {
+        libc::utimensat(libc::AT_FDCWD, path.as_ptr(), [time, time].as_ptr(), libc::AT_SYMLINK_NOFOLLOW)
+    };
+    done(rc).map(drop)
+}
+
+#[repr(C)]
+struct AddKey {
+    spec_kind: u32,
+    spec_reserved: u32,
+    identifier: [u8; 32],
+    raw_size: u32,
+    key_id: u32,
+    reserved: [u32; 8],
+    raw: [u8; 64],
+}
+
+/// Makes the empty directory `dir` of the file system mounted there an encrypted one (fscrypt, policy version 2).
+pub fn encrypt(dir: &File) -> io::Result<()> {
+    const ADD_KEY: libc::c_ulong = 0xC050_6617;
+    const SET_POLICY: libc::c_ulong = 0x800C_6613;
+    let mut key = AddKey {
+        spec_kind: 2,
+        spec_reserved: 0,
+        identifier: [0; 32],
+        raw_size: 64,
+        key_id: 0,
+        reserved: [0; 8],
+        raw: [7; 64],
+    };
+    // SAFETY: the structure is laid out as the kernel's `fscrypt_add_key_arg` with 64 bytes of key behind it.
+    done(unsafe { libc::ioctl(dir.as_raw_fd(), ADD_KEY, &raw mut key) })?;
+    // Version 2, AES-256-XTS for content, AES-256-CTS for names, names padded to 32 bytes.
+    let mut policy = [0u8; 24];
+    policy[..4].copy_from_slice(&[2, 1, 4, 3]);
+    policy[8..].copy_from_slice(&key.identifier[..16]);
+    // SAFETY: 24 bytes laid out as the kernel's `fscrypt_policy_v2`.
+    done(unsafe { libc::ioctl(dir.as_raw_fd(), SET_POLICY, policy.as_ptr()) }).map(drop)
+}
