@@ -63,8 +63,10 @@ choose_files() {
     for candidate in /usr/share "${CARGO_HOME:-$HOME/.cargo}/registry/src"; do
         [ -d "$candidate" ] || continue
         # Files that this user cannot read, and the names that a list by lines cannot hold, are left out.
-        find "$candidate" -xdev -type f -readable ! -name '*[[:cntrl:]\\]*' -printf '%s\t%P\n' 2>/dev/null | LC_ALL=C sort -t $'\t' -k2 |
-            awk -F '\t' -v left=$((800 * 1024 * 1024)) '$1 <= left { left -= $1; print $2 }' >"$T/list"
+        find "$candidate" -xdev -type f -readable ! -name '*[[:cntrl:]\\]*' -printf '%s\t%P\n' 2>/dev/null |
+            LC_ALL=C sort -t $'\t' -k2 |
+            awk -F '\t' -v left=$((800 * 1024 * 1024)) '$1 <= left { left -= $1; print }' >"$T/chosen"
+        cut -f2- "$T/chosen" >"$T/list"
         source=$candidate
         files=$(wc -l <"$T/list")
         [ "$files" -lt 10000 ] || break
@@ -72,7 +74,8 @@ choose_files() {
     [ "$files" -ge 10000 ] || die "no 10,000 readable files in /usr/share, nor in cargo's registry" "cargo fetch brings some"
     (cd "$source" && tr '\n' '\0' <"$T/list" | xargs -0 sha256sum --) >"$T/originals.sha256"
     # Something in the first directory that holds more than one file, for the single file and the single directory.
-    directory=$(awk -F/ 'NF > 2 { print $1 "/" $2 }' "$T/list" | uniq -c | awk '!found && $1 >= 20 && $1 <= 2000 { sub(/^ *[0-9]+ /, ""); print; found = 1 }')
+    directory=$(awk -F/ 'NF > 2 { print $1 "/" $2 }' "$T/list" | uniq -c |
+        awk '!found && $1 >= 20 && $1 <= 2000 { sub(/^ *[0-9]+ /, ""); print; found = 1 }')
     [ -n "$directory" ] || die "no directory of 20 to 2,000 files in $source"
     one_file=$(awk -v not="$directory/" 'index($0, not) != 1' "$T/list" | sed -n '100p')
     damaged=$(awk -v not="$directory/" 'index($0, not) != 1' "$T/list" | sed -n '5000p')
@@ -87,7 +90,10 @@ matches_originals() { # DIRECTORY
     (cd "$1" && sha256sum --check --quiet --strict "$T/originals.sha256") >"$T/compare.log" 2>&1
 }
 expect_originals() { # DIRECTORY
-    matches_originals "$1" || die "$current: files differ from the originals, $(grep -c . "$T/compare.log") lines in $T/compare.log"
+    matches_originals "$1" || {
+        head -n 20 "$T/compare.log" >&2
+        die "$current: files below $1 differ from the originals"
+    }
 }
 # How many of the originals are missing or different.
 count_differences() { # DIRECTORY
@@ -143,7 +149,8 @@ leftovers() {
     grep -lsF --file=- -- /proc/[0-9]*/cmdline <<<"$T/" | awk -F/ '{ print "process: " $3 }'
     awk -v t="$T/" 'index($2, t) == 1 { print "mounted: " $2 }' /proc/self/mounts
     if command -v losetup >/dev/null; then
-        losetup --list --noheadings --output NAME,BACK-FILE 2>/dev/null | awk -v t="$T/" 'index($2, t) == 1 { print "loop device: " $1 }'
+        losetup --list --noheadings --output NAME,BACK-FILE 2>/dev/null |
+            awk -v t="$T/" 'index($2, t) == 1 { print "loop device: " $1 }'
     fi
     return 0
 }
