@@ -1,0 +1,148 @@
+//! The tree of all snapshots: what it shows, and its mount.
+
+use super::agent::Agent;
+use super::events::Subject;
+use super::socket::make_dir;
+use fuse_view::cache::CacheBudget;
+use fuse_view::fuse::{self, Mounted, Options};
+use fuse_view::source::SnapshotSource;
+use fuse_view::tree::{Limits, SnapshotEntry, SnapshotProvider, SnapshotTree, VolumeEntry};
+use fuse_view::{BlockRead, Error, Result};
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use store::{Pool, SnapshotInfo};
+
+/// Ids of names that only snapshots have (their volume is deleted) begin here; the store counts from 1.
+const ORPHANS: u64 = 1 << 61;
+
+/// The pool as the tree sees it.
+pub struct PoolProvider(pub Arc<Pool>);
+
+impl SnapshotProvider for PoolProvider {
+    fn volumes(&self) -> Vec<VolumeEntry> {
+        let mut volumes: BTreeMap<String, u64> = BTreeMap::new();
+        for info in self.listed(None) {
+            let id = volumes.entry(info.volume).or_insert(ORPHANS | info.id);
+            *id = (*id).min(ORPHANS | info.id);
+        }
+        volumes.extend(self.0.volumes().into_iter().map(|info| (info.name, info.id)));
+        volumes.into_iter().map(|(name, id)| VolumeEntry { name, id }).collect()
+    }
+
+    fn snapshots(&self, volume: &str) -> Vec<SnapshotEntry> {
+        let entry =
+            |info: SnapshotInfo| SnapshotEntry { name: info.name, id: info.id, created_at: info.created_at };
+        self.listed(Some(volume)).map(entry).collect()
+    }
+
+    fn open(&self, volume: &str, snapshot: &str) -> Result<Arc<dyn BlockRead>> {
+        match self.0.open_snapshot(volume, snapshot) {
+            Ok(snapshot) => Ok(Arc::new(SnapshotSource(snapshot))),
+            Err(error) if error.kind() == store::ErrorKind::NotFound => {
+                Err(Error::NotFound(error.to_string()))
+            }
+            Err(error) => {
+                Err(Error::Io { what: format!("open {volume}@{snapshot}"), source: io::Error::other(error) })
+            }
+        }
+    }
+}
+
+impl PoolProvider {
+    fn listed(&self, volume: Option<&str>) -> impl Iterator<Item = SnapshotInfo> {
+        self.0.snapshots(volume).unwrap_or_default().into_iter().filter(|info| !info.deleting)
+    }
+}
+
+/// Bytes that all readers of the tree together keep in memory.
+const CACHE_BYTES: u64 = 32 << 20;
+
+/// The mount of the tree.
+#[derive(Default)]
+pub struct SnapshotsMount(Mutex<State>);
+
+#[derive(Default)]
+enum State {
+    #[default]
+    None,
+    Mounted {
+        mounted: Mounted,
+        tree: Arc<SnapshotTree>,
+    },
+    Failed(String),
+}
+
+impl SnapshotsMount {
+    /// Mounts the tree where the configuration wants it. A failure is an event and a warning in
+    /// `status`; the agent goes on without.
+    pub fn mount(&self, agent: &Agent) {
+        let Some(dir) = &agent.config.snapshots_dir else { return };
+        let state = match mount(agent, dir) {
+            Ok((mounted, tree)) => State::Mounted { mounted, tree },
+            Err(error) => {
+                let message = format!("snapshots cannot be browsed as files: {error}");
+                agent.events.warn("snapshots_not_mounted", Subject::default(), &message);
+                State::Failed(message)
+            }
+        };
+        *self.0.lock() = state;
+    }
+
+    /// Takes the mount away; files that are open in it stay readable until they are closed.
+    pub fn unmount(&self) {
+        let state = std::mem::take(&mut *self.0.lock());
+        if let State::Mounted { mounted, .. } = state
+            && let Err(error) = mounted.unmount()
+        {
+            tracing::warn!("the snapshots stay mounted: {error}");
+        }
+    }
+
+    /// Where it is mounted.
+    pub fn dir(&self) -> Option<PathBuf> {
+        match &*self.0.lock() {
+            State::Mounted { mounted, .. } if mounted.is_alive() => Some(mounted.dir().to_owned()),
+            _ => None,
+        }
+    }
+
+    /// Why it is not mounted although it should be.
+    pub fn failure(&self) -> Option<String> {
+        match &*self.0.lock() {
+            State::Failed(why) => Some(why.clone()),
+            State::Mounted { mounted, .. } if !mounted.is_alive() => {
+                let dir = mounted.dir().display();
+                Some(format!(
+                    "snapshots cannot be browsed as files: somebody unmounted {dir}; restart the agent"
+                ))
+            }
+            _ => None,
+        }
+    }
+
+    /// Lets go of snapshots that are about to be deleted.
+    pub fn close(&self, snapshots: &[u64]) {
+        if let State::Mounted { tree, .. } = &*self.0.lock() {
+            tree.close(snapshots);
+        }
+    }
+
+    /// Lets go of what was not used since the last call.
+    pub fn close_idle(&self) {
+        if let State::Mounted { tree, .. } = &*self.0.lock() {
+            tree.close_idle();
+        }
+    }
+}
+
+fn mount(agent: &Agent, dir: &Path) -> std::result::Result<(Mounted, Arc<SnapshotTree>), String> {
+    make_dir(dir, 0o755).map_err(|error| error.message)?;
+    let provider = Arc::new(PoolProvider(Arc::clone(&agent.pool)));
+    let options = Options { allow_other: agent.config.allow_other, ..Options::default() };
+    let budget = CacheBudget::new(CACHE_BYTES);
+    fuse::mount_snapshots(provider, dir, Limits::default(), &budget, &options)
+        .map_err(|error| error.to_string())
+}
