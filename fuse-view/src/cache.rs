@@ -87,6 +87,7 @@ impl CachedBlocks {
             self.expected_miss.store(u64::MAX, Ordering::Relaxed);
             return self.load(index);
         }
+        #[allow(clippy::cast_possible_truncation)] // 64 KiB
         let mut chunks = bytes.chunks(CHUNK_BYTES as usize);
         let first = chunks.next().unwrap_or_default().into();
         for (ahead, chunk) in (index + 1..).zip(chunks) {

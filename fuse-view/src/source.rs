@@ -88,7 +88,7 @@ impl BlockRead for Slice {
 
     fn identity(&self, offset: u64) -> Option<(u64, u64)> {
         // A slice that starts inside of a block has no block of its own.
-        if self.start % store::BLOCK_BYTES != 0 || offset >= self.len {
+        if !self.start.is_multiple_of(store::BLOCK_BYTES) || offset >= self.len {
             return None;
         }
         self.whole.identity(self.start + offset)

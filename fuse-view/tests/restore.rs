@@ -133,7 +133,7 @@ fn attributes_arrive_in_an_order_that_keeps_them() {
     if !is_root() {
         assert_eq!(is.mode() & 0o7777, 0o751);
         assert!(report.warnings.iter().any(|warning| warning.contains("owner")));
-        println!("skipped: owner and capabilities need root");
+        fuse_fake::skip("owner and capabilities need root");
         return;
     }
     assert_eq!((is.mode() & 0o7777, is.uid(), is.gid()), (0o6751, 1234, 5678));
@@ -142,7 +142,7 @@ fn attributes_arrive_in_an_order_that_keeps_them() {
         assert_eq!(xattr(&restored, "user.note").as_deref(), Some(&b"value"[..]));
         assert_eq!(xattr(&restored, "user.empty").as_deref(), Some(&b""[..]));
     } else {
-        println!("skipped: extended attributes need getfattr and a file system that has them");
+        fuse_fake::skip("extended attributes need getfattr and a file system that has them");
     }
 
     let no_owner = Options { owner: false, overwrite: true, ..Options::default() };
@@ -364,7 +364,7 @@ fn a_full_or_read_only_disk_fails_by_name_and_leaves_the_old() {
     view.file(tree, "small", b"x");
     view.file(tree, "large", &vec![1; 2 << 20]);
     let (Some(small), Some(read_only)) = (Tmpfs::new("size=1M"), Tmpfs::new("ro")) else {
-        println!("skipped: mounting a tmpfs needs root");
+        fuse_fake::skip("mounting a tmpfs needs root");
         return;
     };
     fs::write(small.path().join("large"), b"old").unwrap();

@@ -7,9 +7,10 @@ use crate::{
     walk::is_plain_name,
 };
 use fuser::{
-    Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, IoctlFlags,
-    KernelConfig, LockOwner, Notifier, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
-    ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyXattr, Request,
+    Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
+    IoctlFlags, KernelConfig, LockOwner, Notifier, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyXattr,
+    Request,
 };
 use parking_lot::RwLock;
 use std::{
@@ -109,7 +110,12 @@ impl Adapter {
 
     /// Gives the entries of `dir` behind `offset` to `add` until that answers that the reply is full. Offset 0
     /// stands before `.`, 1 before `..`, and 2 + c behind the entry with cookie c.
-    fn list(&self, dir: Node, offset: u64, mut add: impl FnMut(u64, &TreeEntry) -> bool) -> Result<(), Errno> {
+    fn list(
+        &self,
+        dir: Node,
+        offset: u64,
+        mut add: impl FnMut(u64, &TreeEntry) -> bool,
+    ) -> Result<(), Errno> {
         let dots = [&b"."[..], b".."];
         for (next, name) in (1..).zip(dots).skip(usize::try_from(offset).unwrap_or(2)) {
             let kind = Some(FileKind::Dir);

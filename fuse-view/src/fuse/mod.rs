@@ -17,6 +17,7 @@ use adapter::Adapter;
 use fuser::{Notifier, Session, SessionACL};
 use std::{
     io,
+    os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
     sync::{Arc, OnceLock},
     thread::JoinHandle,
@@ -65,7 +66,9 @@ pub enum Error {
 /// A mounted tree. Dropping it unmounts.
 pub struct Mounted {
     dir: PathBuf,
+    /// Device number of the mount: nobody else's for as long as `connection` is connected.
     device: Option<(u32, u32)>,
+    connection: OwnedFd,
     session: Option<JoinHandle<io::Result<()>>>,
 }
 
@@ -116,6 +119,10 @@ pub fn mount_tree(tree: Arc<dyn Tree>, dir: &Path, options: &Options) -> Result<
     .map_err(system("start of the FUSE session"))?;
     let _ = notifier.set(session.notifier());
     let device = mountpoint::device(&dir);
+    let connection = session.as_fd().try_clone_to_owned().map_err(|error| {
+        let _ = detach(&dir);
+        system("start of the FUSE session")(error)
+    })?;
     let thread = std::thread::Builder::new().name("fuse-session".into()).spawn(move || session.run());
     let session = thread.map_err(|error| {
         let _ = detach(&dir);
@@ -124,7 +131,7 @@ pub fn mount_tree(tree: Arc<dyn Tree>, dir: &Path, options: &Options) -> Result<
     if let Some(device) = device {
         mountpoint::set_read_ahead(device);
     }
-    Ok(Mounted { dir, device, session: Some(session) })
+    Ok(Mounted { dir, device, connection, session: Some(session) })
 }
 
 impl Mounted {
@@ -136,15 +143,13 @@ impl Mounted {
     /// Waits until somebody unmounts it.
     pub fn join(mut self) -> io::Result<()> {
         let Some(session) = self.session.take() else { return Ok(()) };
-        let ended = session.join();
-        // Nothing left to unmount: what is at the directory now is somebody else's.
-        self.device = None;
-        ended.map_err(|_| io::Error::other("the FUSE session panicked"))?
+        session.join().map_err(|_| io::Error::other("the FUSE session panicked"))?
     }
 
     /// Whether it still serves: false after somebody unmounted it.
     pub fn is_alive(&self) -> bool {
         self.session.as_ref().is_some_and(|session| !session.is_finished())
+            && sys::is_connected(&self.connection)
     }
 
     /// Unmounts. With files still open in it the mount leaves the tree of directories at once and goes away
@@ -154,8 +159,9 @@ impl Mounted {
     }
 
     fn unmount_now(&mut self) -> io::Result<()> {
-        let ours = self.device.is_some() && mountpoint::device(&self.dir) == self.device;
-        if !self.is_alive() || !ours {
+        // What is at the directory now may be somebody else's.
+        let ours = self.is_alive() && self.device.is_some() && mountpoint::device(&self.dir) == self.device;
+        if !ours {
             return Ok(());
         }
         if sys::unmount(&self.dir).is_err() {

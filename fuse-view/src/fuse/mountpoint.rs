@@ -20,7 +20,7 @@ const READ_AHEAD_KIB: u32 = 1024;
 pub fn prepare(dir: &Path) -> Result<PathBuf, Error> {
     let refuse = |why: String| Error::MountPoint { path: dir.to_owned(), why };
     for _ in 0..MAX_DEAD {
-        match fs::metadata(dir) {
+        match sys::probe(dir).and_then(|()| fs::metadata(dir)) {
             Err(error) if error.raw_os_error() == Some(libc::ENOTCONN) => {
                 detach_dead(dir).map_err(|error| refuse(format!("a dead mount is in the way: {error}")))?;
             }
@@ -123,7 +123,8 @@ mod tests {
 
     #[test]
     fn lines_of_mountinfo_are_read() {
-        let line = br"36 35 98:0 /mnt1 /mnt\0402/a\134b rw,noatime master:1 - ext3 /dev/root rw,errors=continue";
+        let line =
+            br"36 35 98:0 /mnt1 /mnt\0402/a\134b rw,noatime master:1 - ext3 /dev/root rw,errors=continue";
         assert_eq!(mount_line(line), Some((PathBuf::from(r"/mnt 2/a\b"), (98, 0))));
         for bad in [&b""[..], b"36 35", b"36 35 98 / /mnt", b"36 35 x:y / /mnt"] {
             assert_eq!(mount_line(bad), None);

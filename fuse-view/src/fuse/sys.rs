@@ -1,6 +1,6 @@
-//! mount(2) and umount2(2), which std does not offer.
+//! mount(2), umount2(2), statfs(2) and poll(2), which std does not offer.
 
-#![allow(unsafe_code)] // two system calls; each passes live NUL-ended strings
+#![allow(unsafe_code)] // one system call a function; each passes live pointers, and strings that end with NUL
 
 use std::{
     ffi::CString,
@@ -35,8 +35,9 @@ pub fn mount(dir: &Path, allow_other: bool) -> io::Result<Option<OwnedFd>> {
         (CString::new(NAME)?, CString::new(format!("fuse.{NAME}"))?, CString::new(options)?);
     let flags = libc::MS_RDONLY | libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
     // SAFETY: all strings end with NUL and live through the call.
-    let result =
-        unsafe { libc::mount(source.as_ptr(), target.as_ptr(), kind.as_ptr(), flags, options.as_ptr().cast()) };
+    let result = unsafe {
+        libc::mount(source.as_ptr(), target.as_ptr(), kind.as_ptr(), flags, options.as_ptr().cast())
+    };
     match result {
         0 => Ok(Some(device.into())),
         _ => match io::Error::last_os_error() {
@@ -44,6 +45,27 @@ pub fn mount(dir: &Path, allow_other: bool) -> io::Result<Option<OwnedFd>> {
             error => Err(error),
         },
     }
+}
+
+/// Asks whatever serves `dir`. The kernel may answer other questions of a dead mount from its caches; this one
+/// is ENOTCONN then.
+pub fn probe(dir: &Path) -> io::Result<()> {
+    let dir = CString::new(dir.as_os_str().as_bytes())?;
+    // SAFETY: statfs is plain integers, for which zero is valid.
+    let mut answer: libc::statfs = unsafe { std::mem::zeroed() };
+    // SAFETY: dir ends with NUL, answer is written by the call; both live through it.
+    match unsafe { libc::statfs(dir.as_ptr(), &raw mut answer) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Whether the FUSE connection behind `device` still has a mount.
+pub fn is_connected(device: &OwnedFd) -> bool {
+    let mut poll = libc::pollfd { fd: device.as_raw_fd(), events: 0, revents: 0 };
+    // SAFETY: poll is one live entry, as said; a timeout of 0 does not wait.
+    let ready = unsafe { libc::poll(&raw mut poll, 1, 0) };
+    ready == 0 || poll.revents & libc::POLLERR == 0
 }
 
 /// Unmounts what is mounted at `dir`; EBUSY while it is used.

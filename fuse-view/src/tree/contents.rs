@@ -89,7 +89,9 @@ impl OpenSnapshot {
         let view = match opener(source.clone()) {
             Ok(Contents::Files(view)) => view,
             // A partition table inside of a partition is nobody's but a virtual machine's.
-            Ok(Contents::Raw | Contents::Partitions(_)) => raw(source, b"partition.raw", None, self.created_at),
+            Ok(Contents::Raw | Contents::Partitions(_)) => {
+                raw(source, b"partition.raw", None, self.created_at)
+            }
             Err(error @ Error::Io { .. }) => return Err(error),
             Err(why) => raw(source, b"partition.raw", Some(&why), self.created_at),
         };

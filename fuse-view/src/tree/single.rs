@@ -1,6 +1,8 @@
 //! One file system as a tree.
 
-use super::{Lifetime, Node, OpenFile, TOP, Tree, TreeEntry, entries, inner, outer, xattr_names_of, xattr_of};
+use super::{
+    Lifetime, Node, OpenFile, TOP, Tree, TreeEntry, entries, inner, outer, xattr_names_of, xattr_of,
+};
 use crate::{Attr, FsView, Result, StatFs};
 use std::sync::Arc;
 

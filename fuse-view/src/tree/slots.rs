@@ -88,7 +88,7 @@ impl<Opened: Any> Slots<Opened> {
         }
         let fs = tables.next;
         // 2³² snapshots looked at in one mount: one every second for 136 years.
-        tables.next = tables.next.checked_add(1).unwrap_or(u32::MAX);
+        tables.next = tables.next.saturating_add(1);
         let slot = Arc::new(Slot {
             fs,
             place,

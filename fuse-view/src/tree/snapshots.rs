@@ -7,16 +7,15 @@
 //! them, so that permission to look inside is always decided by the true ones.
 
 use super::{
-    Lifetime, Node, OpenFile, REPLAY_XATTR, SnapshotEntry, SnapshotProvider, TOP, Tree, TreeEntry, VolumeEntry,
+    Lifetime, Node, OpenFile, REPLAY_XATTR, SnapshotEntry, SnapshotProvider, TOP, Tree, TreeEntry,
+    VolumeEntry,
     contents::{Contents, OpenSnapshot, Opener, Pinned, Shown},
     entries, inner, outer,
     slots::{Place, Slot, Slots},
     synthetic::{dir_attr, symlink_attr},
     xattr_names_of, xattr_of,
 };
-use crate::{
-    Attr, BlockRead, Error, FileKind, Result, StatFs, cache::CacheBudget, walk::is_plain_name,
-};
+use crate::{Attr, BlockRead, Error, FileKind, Result, StatFs, cache::CacheBudget, walk::is_plain_name};
 use parking_lot::Mutex;
 use std::{
     collections::HashSet,
@@ -100,7 +99,8 @@ impl SnapshotTree {
     /// Closes the snapshots with these ids now, except those in which something is open; to be called before
     /// they are deleted. Returns whether all are closed.
     pub fn close(&self, snapshots: &[u64]) -> bool {
-        let named = |slot: &Slot<OpenSnapshot>| slot.place.snapshot().is_some_and(|id| snapshots.contains(&id));
+        let named =
+            |slot: &Slot<OpenSnapshot>| slot.place.snapshot().is_some_and(|id| snapshots.contains(&id));
         self.close_while(|slot, _| named(slot));
         !self.open.lock().iter().any(|slot| named(slot))
     }
@@ -324,7 +324,8 @@ impl Tree for SnapshotTree {
         self.opened(&slot)?;
         let told = slot.stand_in_told.swap(false, Ordering::SeqCst);
         let stand_in = dir_attr(0);
-        let same = |attr: &Attr| (attr.mode, attr.uid, attr.gid) == (stand_in.mode, stand_in.uid, stand_in.gid);
+        let same =
+            |attr: &Attr| (attr.mode, attr.uid, attr.gid) == (stand_in.mode, stand_in.uid, stand_in.gid);
         Ok(told && !slot.top.get().is_some_and(same))
     }
 

@@ -48,7 +48,12 @@ pub struct RawView {
 
 impl RawView {
     /// The bytes of `source` as the file `name`; with `why`, an explanation beside it.
-    pub fn new(source: Arc<dyn BlockRead>, name: &'static [u8], why: Option<&Error>, created_at: i64) -> Self {
+    pub fn new(
+        source: Arc<dyn BlockRead>,
+        name: &'static [u8],
+        why: Option<&Error>,
+        created_at: i64,
+    ) -> Self {
         let mut files = Vec::new();
         if let Some(why) = why {
             let raw = String::from_utf8_lossy(name);
