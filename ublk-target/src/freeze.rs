@@ -67,7 +67,11 @@ impl Target {
         let dir = File::open(&self.path)?;
         let found = stat::of_fd(dir.as_fd())?.mount_id;
         // Kernels before 5.8 do not tell.
-        if found == self.mount_id || found == 0 { Ok(dir) } else { Err(io::Error::from_raw_os_error(libc::ESTALE)) }
+        if found == self.mount_id || found == 0 {
+            Ok(dir)
+        } else {
+            Err(io::Error::from_raw_os_error(libc::ESTALE))
+        }
     }
 }
 
@@ -99,10 +103,12 @@ fn start(
         .spawn()
         .context("start the freeze guard for", target.path.display())?;
     let (Some(request), Some(report)) = (guard.stdin.take(), guard.stdout.take()) else {
-        return Err(io::Error::from_raw_os_error(libc::EPIPE)).context("talk to the freeze guard of", node.display());
+        return Err(io::Error::from_raw_os_error(libc::EPIPE))
+            .context("talk to the freeze guard of", node.display());
     };
     let report = BufReader::new(report);
-    let mut frozen = Frozen { guard: Some(guard), request: Some(request), report, target, intent, done: false };
+    let mut frozen =
+        Frozen { guard: Some(guard), request: Some(request), report, target, intent, done: false };
     let place = frozen.target.path.display().to_string();
     match frozen.next_report(deadline).as_deref() {
         Some("frozen") => Ok(frozen),
@@ -112,7 +118,7 @@ fn start(
             Err(Error::Timeout { what: format!("freezing {place}"), limit: deadline })
         }
         Some(other) => {
-            frozen.finish();
+            frozen.abandon(); // nothing was frozen: there is nothing to thaw
             let errno = other.strip_prefix("error ").and_then(|n| n.parse().ok()).unwrap_or(libc::EIO);
             Err(match errno {
                 libc::EOPNOTSUPP | libc::ENOTTY => Error::Unsupported {
@@ -198,7 +204,9 @@ pub fn thaw_leftovers(run_dir: &Path) -> usize {
         }
         match thaw_leftover(&path) {
             Ok(thawed) => count += usize::from(thawed),
-            Err(e) => tracing::error!(intent = %path.display(), error = %e, "a file system may still be frozen"),
+            Err(e) => {
+                tracing::error!(intent = %path.display(), error = %e, "a file system may still be frozen")
+            }
         }
     }
     count
@@ -211,22 +219,23 @@ fn thaw_leftover(intent: &Path) -> io::Result<bool> {
     }
     let mut text = Vec::new();
     file.by_ref().take(8192).read_to_end(&mut text)?;
-    let thawed = match guard::parse_intent(&text) {
-        // A path through a process that is gone, or a covered one: look for another mount of the device.
-        Some(target) => {
-            let mut dirs: Vec<File> = target.open().into_iter().collect();
-            if dirs.is_empty()
-                && let Some(number) = number_of(intent)
-            {
-                let node = PathBuf::from(format!("/dev/block/{}:{}", number.0, number.1));
-                dirs.extend(mounts::of_device(number, &node).iter().filter_map(|mount| {
-                    Target { path: mount.reachable(), mount_id: mount.id }.open().ok()
-                }));
+    let thawed =
+        match guard::parse_intent(&text) {
+            // A path through a process that is gone, or a covered one: look for another mount of the device.
+            Some(target) => {
+                let mut dirs: Vec<File> = target.open().into_iter().collect();
+                if dirs.is_empty()
+                    && let Some(number) = number_of(intent)
+                {
+                    let node = PathBuf::from(format!("/dev/block/{}:{}", number.0, number.1));
+                    dirs.extend(mounts::of_device(number, &node).iter().filter_map(|mount| {
+                        Target { path: mount.reachable(), mount_id: mount.id }.open().ok()
+                    }));
+                }
+                dirs.iter().any(|dir| loops::thaw(dir.as_fd()).is_ok())
             }
-            dirs.iter().any(|dir| loops::thaw(dir.as_fd()).is_ok())
-        }
-        None => false, // cut off while it was written: nothing was frozen yet
-    };
+            None => false, // cut off while it was written: nothing was frozen yet
+        };
     std::fs::remove_file(intent)?;
     Ok(thawed)
 }

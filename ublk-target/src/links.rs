@@ -53,7 +53,9 @@ impl Links {
         let path = self.path(name);
         if std::fs::read_link(&path).is_ok_and(|target| target == device) {
             match std::fs::remove_file(&path) {
-                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e).context("remove", path.display()),
+                Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                    return Err(e).context("remove", path.display());
+                }
                 _ => {}
             }
         }
@@ -91,7 +93,8 @@ mod tests {
         links.remove("vol", second).unwrap();
         links.set("vol", first).unwrap();
         links.sweep(|number| number == 1001);
-        let left: Vec<_> = std::fs::read_dir(dir.path().join("made")).unwrap().map(|e| e.unwrap().file_name()).collect();
+        let left: Vec<_> =
+            std::fs::read_dir(dir.path().join("made")).unwrap().map(|e| e.unwrap().file_name()).collect();
         assert_eq!(left, ["vol"]);
     }
 

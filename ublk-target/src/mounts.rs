@@ -116,7 +116,9 @@ pub fn user_of(number: (u32, u32), node: &Path) -> Option<String> {
         let path = mount.path.display();
         return Some(match mount.process {
             None => format!("mounted on {path}"),
-            Some(pid) => format!("mounted on {path} in the mount namespace of process {pid}{}", command_of(pid)),
+            Some(pid) => {
+                format!("mounted on {path} in the mount namespace of process {pid}{}", command_of(pid))
+            }
         });
     }
     let sys = format!("/sys/dev/block/{}:{}/holders", number.0, number.1);
@@ -157,7 +159,8 @@ mod tests {
 
     #[test]
     fn lines_of_mountinfo() {
-        let plain = parse("36 25 7:3 / /mnt/a\\040b\\134c rw,noatime shared:1 master:2 - ext4 /dev/loop3 rw").unwrap();
+        let plain = parse("36 25 7:3 / /mnt/a\\040b\\134c rw,noatime shared:1 master:2 - ext4 /dev/loop3 rw")
+            .unwrap();
         assert_eq!(plain.path, Path::new("/mnt/a b\\c"));
         assert_eq!((plain.id, plain.fs_type.as_str()), (36, "ext4"));
         assert!(parse("36 25 0:41 /sub /mnt rw - btrfs /dev/loop3 rw,subvol=/sub").is_some());
@@ -175,7 +178,9 @@ mod tests {
 
     #[test]
     fn escapes() {
-        for (from, to) in [("a\\011b", "a\tb"), ("\\", "\\"), ("\\04", "\\04"), ("\\777", "\\777"), ("\\09x", "\\09x")] {
+        for (from, to) in
+            [("a\\011b", "a\tb"), ("\\", "\\"), ("\\04", "\\04"), ("\\777", "\\777"), ("\\09x", "\\09x")]
+        {
             assert_eq!(unescape(from.as_bytes()), OsString::from(to), "{from}");
         }
     }

@@ -87,8 +87,13 @@ pub(super) fn is_fuse(fuse: &OwnedFd) -> bool {
 /// Makes the file system of a connection; a server must answer already. The mount has no path.
 pub(super) fn mount_fuse(fuse: &OwnedFd) -> Result<OwnedFd> {
     let number = fuse.as_raw_fd().to_string();
-    let options =
-        [("source", "cowslip"), ("fd", number.as_str()), ("rootmode", "40000"), ("user_id", "0"), ("group_id", "0")];
+    let options = [
+        ("source", "cowslip"),
+        ("fd", number.as_str()),
+        ("rootmode", "40000"),
+        ("user_id", "0"),
+        ("group_id", "0"),
+    ];
     mount::detached("fuse", &options).context("mount", "a FUSE file system")
 }
 

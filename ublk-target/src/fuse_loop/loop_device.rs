@@ -44,8 +44,10 @@ impl LoopDevice {
             Err(e) => return Err(e).context("open", "/dev/loop-control"),
         };
         for _ in 0..ATTEMPTS {
-            let device =
-                Self(loops::free_number(control.as_fd()).context("find a free loop device", "/dev/loop-control")?);
+            let device = Self(
+                loops::free_number(control.as_fd())
+                    .context("find a free loop device", "/dev/loop-control")?,
+            );
             let node = device.open(0).context("open", device.path().display())?;
             match loops::configure(node.as_fd(), file, block_size, name) {
                 Ok(()) => return Ok(device),
@@ -59,9 +61,10 @@ impl LoopDevice {
     /// The device whose file has this name.
     pub(super) fn find(name: &str) -> Option<Self> {
         let devices = std::fs::read_dir("/sys/block").ok()?;
-        devices.filter_map(|entry| entry.ok()?.file_name().to_str()?.strip_prefix("loop")?.parse().ok()).map(Self).find(
-            |device| device.backing_name().as_deref() == Some(name),
-        )
+        devices
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.strip_prefix("loop")?.parse().ok())
+            .map(Self)
+            .find(|device| device.backing_name().as_deref() == Some(name))
     }
 
     /// Name of the file it is over, as the last part of the kernel's path. None: it is free.
@@ -96,7 +99,11 @@ impl LoopDevice {
     pub(super) fn size(self) -> Result<u64> {
         let path = self.sys("size");
         let text = std::fs::read_to_string(&path).context("read", path.display())?;
-        text.trim().parse::<u64>().map(|sectors| sectors * 512).map_err(io::Error::other).context("read", path.display())
+        text.trim()
+            .parse::<u64>()
+            .map(|sectors| sectors * 512)
+            .map_err(io::Error::other)
+            .context("read", path.display())
     }
 
     /// Takes over the file's size.

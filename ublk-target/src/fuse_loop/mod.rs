@@ -113,12 +113,15 @@ impl FuseLoop {
         };
         let Some((volume_name, disk)) = resolve(&name.key) else {
             let result = self.fail(&name, device, fuse);
-            return failed(result.err().map_or_else(|| "its volume is not to be served".into(), |e| e.to_string()));
+            return failed(
+                result.err().map_or_else(|| "its volume is not to be served".into(), |e| e.to_string()),
+            );
         };
         let serve = || -> Result<Box<dyn Attached>> {
             Links::check(&volume_name)?;
-            let server = Server::start(fuse, disk.clone(), &volume_name, name.max_payload, self.options.threads)
-                .context("serve", device.path().display())?;
+            let server =
+                Server::start(fuse, disk.clone(), &volume_name, name.max_payload, self.options.threads)
+                    .context("serve", device.path().display())?;
             server.resend().context("ask for open requests of", device.path().display())?;
             let identity = Identity { key: name.key.clone(), volume_name: volume_name.clone() };
             let attachment = self.attachment(identity, name.clone(), device, server, disk.clone());
@@ -154,7 +157,17 @@ impl FuseLoop {
         disk: Arc<dyn Disk>,
     ) -> Attachment {
         let (store, links) = (Arc::clone(&self.store), self.links.clone());
-        Attachment { identity, name, device, path: device.path(), server, disk, store, links, ended: Mutex::new(false) }
+        Attachment {
+            identity,
+            name,
+            device,
+            path: device.path(),
+            server,
+            disk,
+            store,
+            links,
+            ended: Mutex::new(false),
+        }
     }
 }
 
@@ -180,8 +193,9 @@ impl Transport for FuseLoop {
         // First, because before that a read fails on some kernels and waits on others. Nothing is asked yet.
         let mount = connection::mount_fuse(&fuse)?;
         let own = fuse.try_clone().context("duplicate", "a FUSE descriptor")?;
-        let server = Server::start(own, disk.clone(), &identity.volume_name, MAX_PAYLOAD, self.options.threads)
-            .context("lock memory for and start the threads of", &identity.volume_name)?;
+        let server =
+            Server::start(own, disk.clone(), &identity.volume_name, MAX_PAYLOAD, self.options.threads)
+                .context("lock memory for and start the threads of", &identity.volume_name)?;
         let made = self.make_device(&fuse, &mount, &server, &identity.key);
         drop((fuse, mount)); // after a failure this ends the connection, and with it the server's threads
         let (name, device) = made?;
@@ -190,7 +204,10 @@ impl Transport for FuseLoop {
         let finish = || {
             if !device.is_direct() {
                 return Err(Error::Unsupported {
-                    missing: format!("{} does no direct I/O with blocks of {block_size} bytes", device.path().display()),
+                    missing: format!(
+                        "{} does no direct I/O with blocks of {block_size} bytes",
+                        device.path().display()
+                    ),
                     hint: "see the kernel's log",
                 });
             }
@@ -316,7 +333,9 @@ impl Attached for Attachment {
                     device: self.path.display().to_string(),
                     holder,
                 },
-                ClearError::Io(what, source) => Error::Io { what, place: self.path.display().to_string(), source },
+                ClearError::Io(what, source) => {
+                    Error::Io { what, place: self.path.display().to_string(), source }
+                }
             })?;
         }
         *ended = true;

@@ -207,7 +207,8 @@ impl Worker {
         let _guard = AbortOnPanic;
         process::mark_io_thread();
         while !self.shared.stop.load(Ordering::SeqCst) {
-            let mut parts = [IoSliceMut::new(&mut self.head[..WRITE_HEADER]), IoSliceMut::new(&mut self.data)];
+            let mut parts =
+                [IoSliceMut::new(&mut self.head[..WRITE_HEADER]), IoSliceMut::new(&mut self.data)];
             match fd::readv(self.shared.fuse.as_fd(), &mut parts) {
                 Ok(len) => self.serve(len),
                 // ENOENT: the request was given up by its caller while it was read.
@@ -346,7 +347,13 @@ impl Worker {
     fn attr(&self, node: u64) -> abi::Attr {
         let size = self.shared.disk.len();
         if node == abi::ROOT {
-            abi::Attr { inode: node, mode: libc::S_IFDIR | 0o700, links: 2, block_size: 4096, ..Default::default() }
+            abi::Attr {
+                inode: node,
+                mode: libc::S_IFDIR | 0o700,
+                links: 2,
+                block_size: 4096,
+                ..Default::default()
+            }
         } else {
             abi::Attr {
                 inode: abi::FILE,

@@ -46,6 +46,7 @@ pub fn from_environment() -> io::Result<Option<Arc<dyn FdStore>>> {
 }
 
 fn check_name(name: &str) -> io::Result<()> {
-    let fits = !name.is_empty() && name.len() <= MAX_NAME && name.bytes().all(|b| b.is_ascii_graphic() && b != b':');
+    let fits =
+        !name.is_empty() && name.len() <= MAX_NAME && name.bytes().all(|b| b.is_ascii_graphic() && b != b':');
     if fits { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::EINVAL)) }
 }

@@ -75,7 +75,9 @@ fn check_peer(peer: &OwnedFd) -> io::Result<()> {
 pub(super) fn fetch(path: &Path) -> Result<Held> {
     let holder = match socket::connect(path, libc::SOCK_SEQPACKET) {
         Ok(holder) => holder,
-        Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ECONNREFUSED)) => return Ok(Held::default()),
+        Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ECONNREFUSED)) => {
+            return Ok(Held::default());
+        }
         Err(e) => return Err(e).context("connect to", path.display()),
     };
     let transfer = || -> io::Result<Held> {

@@ -3,9 +3,9 @@
 //! Invariants: one thread; no descriptor of the pool; memory locked, so that it can act while the devices it holds
 //! stand still; what is held is given up only when a successor has it.
 
+use super::parked;
 use super::supervised::{SupervisedStore, VARIABLE};
 use super::wire::{self, Held, Peer, Served};
-use super::parked;
 use crate::error::{Context, Error, Result};
 use crate::sys::process::{self, Signals};
 use crate::sys::{fd, socket};
@@ -19,10 +19,13 @@ use std::time::{Duration, Instant};
 const SIGNALS: [libc::c_int; 4] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGCHLD];
 /// A child that lived longer is started again at once: each instant counts for those who wait for I/O.
 const LIVED: Duration = Duration::from_secs(1);
+/// Pauses before others are started double from the first to the last; to the short one if the child got so far as to
+/// ask for descriptors, for then it serves while it lives.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+const SHORT_PAUSE: Duration = Duration::from_millis(100);
+const LAST_PAUSE: Duration = Duration::from_secs(5);
 /// How long the child may leave an answer unread before it is not served any more.
 const ANSWER: Duration = Duration::from_secs(5);
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LAST_PAUSE: Duration = Duration::from_secs(5);
 
 /// Runs the agent that `command` describes until it ends by its own will, and returns its exit code.
 ///
@@ -75,27 +78,33 @@ struct Supervisor {
     held: Held,
     /// A signal to end was passed on.
     stopping: bool,
-    /// Some child has deposited, removed or asked for descriptors: it got as far as that.
+    /// The present child has deposited, removed or asked for descriptors: it got as far as that.
     served: bool,
 }
 
 impl Supervisor {
     fn run(&mut self, command: &mut dyn FnMut() -> Command) -> Result<i32> {
-        let mut pause = FIRST_PAUSE;
+        let (mut pause, mut served_ever) = (FIRST_PAUSE, false);
         loop {
             let start = Instant::now();
+            self.served = false;
             let status = self.run_child(command())?;
+            served_ever |= self.served;
             let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
             // A child that fails before it has served will fail again: its message is for the one who started it.
-            let gave_up = status.code().is_some() && !self.served;
+            let gave_up = status.code().is_some() && !served_ever;
             if status.success() || self.stopping || gave_up {
                 return Ok(code);
             }
             eprintln!("cowslip: the agent ended ({status}); starting it again");
-            pause = if start.elapsed() > LIVED { FIRST_PAUSE } else { (pause * 2).min(LAST_PAUSE) };
-            if start.elapsed() <= LIVED && self.pause(pause)? {
+            if start.elapsed() > LIVED {
+                pause = FIRST_PAUSE;
+                continue;
+            }
+            if self.pause(pause)? {
                 return Ok(code);
             }
+            pause = (pause * 2).min(if self.served { SHORT_PAUSE } else { LAST_PAUSE });
         }
     }
 
@@ -123,7 +132,8 @@ impl Supervisor {
         socket::set_timeout(ours.as_fd(), ANSWER).context("prepare", "a socket pair")?;
         let mut socket = Some(ours);
         loop {
-            let fds: Vec<_> = std::iter::once(self.signals.fd()).chain(socket.as_ref().map(AsFd::as_fd)).collect();
+            let fds: Vec<_> =
+                std::iter::once(self.signals.fd()).chain(socket.as_ref().map(AsFd::as_fd)).collect();
             let ready = fd::wait_readable(&fds, None).context("wait in", "the supervisor")?;
             if ready.get(1) == Some(&true) {
                 self.serve(&mut socket);
@@ -132,7 +142,8 @@ impl Supervisor {
             if let Some(status) = child.try_wait().context("wait for", "the agent")? {
                 // What it had asked for while it died still counts.
                 while let Some(open) = &socket
-                    && fd::wait_readable(&[open.as_fd()], Some(Duration::ZERO)).is_ok_and(|ready| ready == [true])
+                    && fd::wait_readable(&[open.as_fd()], Some(Duration::ZERO))
+                        .is_ok_and(|ready| ready == [true])
                 {
                     self.serve(&mut socket);
                 }
@@ -181,10 +192,12 @@ impl Supervisor {
                 return Ok(());
             }
         };
+        // Before the split, which makes a second owner of the same lock: a successor may come as soon as this returns.
+        lock.unlock().context("unlock for", path.display())?;
+        drop(lock);
         if !process::detach().context("split off", "the holder")? {
             return Ok(());
         }
-        drop(lock);
         let _ = process::lock_memory(); // not inherited
         parked::wait(&listener, path, &mut self.signals, &mut self.held);
         std::process::exit(0);

@@ -200,7 +200,11 @@ mod tests {
         remove(socket_fd, "a").unwrap();
         remove(socket_fd, "never put").unwrap_err();
         remove(socket_fd, "never-put").unwrap();
-        assert_eq!(taken(socket_fd).unwrap_err().raw_os_error(), Some(libc::EPROTO), "not the agent's to say");
+        assert_eq!(
+            taken(socket_fd).unwrap_err().raw_os_error(),
+            Some(libc::EPROTO),
+            "not the agent's to say"
+        );
         drop(socket);
         let (held, end) = thread.join().unwrap();
         assert_eq!((names(held.0), end), (vec!["b".to_owned()], Served::Closed));
@@ -235,7 +239,8 @@ mod tests {
 
     #[test]
     fn a_successor_takes_all_and_cannot_deposit() {
-        let (socket, thread) = holder(Peer::Successor, Held(vec![("one".into(), file()), ("two".into(), file())]));
+        let (socket, thread) =
+            holder(Peer::Successor, Held(vec![("one".into(), file()), ("two".into(), file())]));
         assert!(put(socket.as_fd(), "three", file().as_fd()).is_err());
         assert_eq!(get_all(socket.as_fd()).unwrap().len(), 2);
         taken(socket.as_fd()).unwrap();

@@ -25,7 +25,8 @@ pub(crate) fn wait_readable(fds: &[BorrowedFd<'_>], timeout: Option<Duration>) -
         fds.iter().map(|fd| libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 }).collect();
     // Rounded up: a deadline is not polled for in a busy loop during its last millisecond.
     let ms = timeout.map_or(-1, |t| i32::try_from(t.as_micros().div_ceil(1000)).unwrap_or(i32::MAX));
-    let count = libc::nfds_t::try_from(polls.len()).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
+    let count =
+        libc::nfds_t::try_from(polls.len()).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
     // SAFETY: `polls` is an exclusively borrowed array of `count` entries.
     match check(unsafe { libc::poll(polls.as_mut_ptr(), count, ms) }.into()) {
         Ok(_) => Ok(polls.iter().map(|p| p.revents != 0).collect()),

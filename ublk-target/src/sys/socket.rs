@@ -18,8 +18,10 @@ pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     let mut fds: [RawFd; 2] = [-1; 2];
     // SAFETY: the kernel writes two descriptors into the array.
     check(
-        unsafe { libc::socketpair(libc::AF_UNIX, libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC, 0, fds.as_mut_ptr()) }
-            .into(),
+        unsafe {
+            libc::socketpair(libc::AF_UNIX, libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC, 0, fds.as_mut_ptr())
+        }
+        .into(),
     )?;
     Ok((owned(fds[0])?, owned(fds[1])?))
 }
@@ -113,13 +115,7 @@ pub(crate) fn set_timeout(socket: BorrowedFd<'_>, timeout: Duration) -> io::Resu
         // SAFETY: the kernel reads one timeval.
         check(
             unsafe {
-                libc::setsockopt(
-                    socket.as_raw_fd(),
-                    libc::SOL_SOCKET,
-                    option,
-                    (&raw const time).cast(),
-                    len,
-                )
+                libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, option, (&raw const time).cast(), len)
             }
             .into(),
         )?;
@@ -174,9 +170,9 @@ pub(crate) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<(
     // SAFETY: a computation on a size.
     header.msg_controllen = unsafe { libc::CMSG_LEN(4) } as _;
     // SAFETY: the header points at exclusively borrowed memory that lives through the call.
-    let len = check(
-        unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, libc::MSG_CMSG_CLOEXEC) } as libc::c_long,
-    )?;
+    let len =
+        check(unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, libc::MSG_CMSG_CLOEXEC) }
+            as libc::c_long)?;
     let mut received = None;
     // SAFETY: the kernel has set msg_controllen to what it wrote; CMSG_FIRSTHDR answers null when that is no header.
     // The room admits exactly one descriptor, which the kernel made for this process.

@@ -1,0 +1,45 @@
+//! The system calls that the tests need and std has not.
+#![allow(unsafe_code)] // system calls
+#![allow(dead_code)] // the benchmark takes a part of it
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// fallocate(2); the errno when it fails.
+pub fn fallocate(fd: i32, mode: i32, offset: i64, len: i64) -> Result<(), i32> {
+    // SAFETY: numbers only.
+    if unsafe { libc::fallocate(fd, mode, offset, len) } == 0 {
+        return Ok(());
+    }
+    Err(std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO))
+}
+
+/// Sends a signal to a process that the caller started.
+pub fn kill(pid: u32, signal: i32) {
+    // SAFETY: numbers only.
+    unsafe { libc::kill(i32::try_from(pid).unwrap(), signal) };
+}
+
+static ASKED: AtomicBool = AtomicBool::new(false);
+
+extern "C" fn on_signal(_: libc::c_int) {
+    ASKED.store(true, Ordering::SeqCst);
+}
+
+/// From now on SIGTERM and SIGINT only set what [`asked_to_end`] answers.
+pub fn catch_signals() {
+    for signal in [libc::SIGTERM, libc::SIGINT] {
+        // SAFETY: the handler stores to an atomic, nothing else.
+        unsafe { libc::signal(signal, on_signal as *const () as libc::sighandler_t) };
+    }
+}
+
+/// Whether such a signal came.
+pub fn asked_to_end() -> bool {
+    ASKED.load(Ordering::SeqCst)
+}
+
+/// Whether this is root.
+pub fn is_root() -> bool {
+    // SAFETY: no argument, cannot fail.
+    unsafe { libc::geteuid() == 0 }
+}
