@@ -1,0 +1,332 @@
+//! The checkpoint: merges the memtable into the trees, deletes in slices, and makes the result the new base.
+//!
+//! Invariants: it alone changes trees and frees blocks (H22). What it writes goes to blocks that no durable
+//! checkpoint refers to; the superblock that names them is written after a sync, and what they replace is
+//! free only after the sync behind it and when every I/O begun before has ended (H16–H18). An error anywhere
+//! in it poisons the pool: the old checkpoint and the log hold.
+
+use crate::catalog::{Catalog, Version};
+use crate::core::{CheckpointState, Core, LAYERS};
+use crate::format::checkpoint::{Checkpoint, PAGE_PAYLOAD, write_page};
+use crate::format::crc;
+use crate::format::node::Root;
+use crate::format::segment::{FLAG_BACKED, RECORDS_A_PAGE, SegmentPage};
+use crate::format::superblock::CheckpointRef;
+use crate::io::AlignedBuf;
+use crate::log::writer::FlushError;
+use crate::map::delete::{Deletion, walk};
+use crate::map::merge::{Merger, NodeWriter, Origin};
+use crate::memtable::Layer;
+use crate::types::{BLOCK, BLOCK_BYTES, Epoch, Lsn, Phys, VersionId, mem};
+use crate::{Error, Result};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use zerocopy::{FromZeros, IntoBytes};
+
+/// Leaves that the deletions of one checkpoint visit.
+const SLICE_LEAVES: u64 = 16_384;
+/// Versions that one checkpoint removes.
+const SLICE_VERSIONS: usize = 256;
+
+/// The state at the checkpoint's LSN.
+struct Cut {
+    lsn: Lsn,
+    catalog: Catalog,
+    layers: Vec<(VersionId, Vec<Arc<Layer>>)>,
+}
+
+struct Builder<'a> {
+    core: &'a Core,
+    writer: NodeWriter<'a>,
+    catalog: Catalog,
+    /// Layer → tree after it, change of mapped blocks.
+    merged: HashMap<u64, (Root, i64)>,
+    redeemed: u64,
+    spans: u64,
+    freed: Vec<(Phys, u64)>,
+    removed: Vec<VersionId>,
+    slice: Option<(VersionId, u64)>,
+}
+
+impl Core {
+    /// Runs one checkpoint now, on this thread.
+    pub fn run_checkpoint(&self) -> Result<()> {
+        let mut state = self.checkpoint.lock();
+        self.poison.check()?;
+        let result = self.checkpoint_in(&mut state);
+        if let Err(e) = &result {
+            self.poison.set(&format!("checkpoint: {e}"));
+        }
+        result
+    }
+
+    fn checkpoint_in(&self, state: &mut CheckpointState) -> Result<()> {
+        let cut = self.cut_for_checkpoint();
+        self.log.flush(true).map_err(|e| match e {
+            FlushError::Failed(e) => e,
+            FlushError::NeedCheckpoint => unreachable!("a checkpoint's own flush uses the space kept for it"),
+        })?;
+        let position = self.log.marked().expect("the flush has reached the mark");
+        let mut b = Builder {
+            core: self,
+            writer: NodeWriter::new(&*self.dev, &self.alloc, &self.cache),
+            catalog: cut.catalog,
+            merged: HashMap::new(),
+            redeemed: 0,
+            spans: 0,
+            freed: Vec::new(),
+            removed: Vec::new(),
+            slice: None,
+        };
+        b.merge_all(cut.layers)?;
+        b.delete_slice()?;
+        let number = state.superblock.checkpoint().number + 1;
+        let (page, sum, bytes, pages) = b.write_pages(state, number)?;
+        let sync = || self.dev.sync().map_err(|e| Error::io("sync checkpoint", e));
+        // A cut before this sync, or before the superblock: the old checkpoint and the whole log hold.
+        sync()?;
+        let reference = CheckpointRef {
+            lsn: cut.lsn,
+            log_index: position.index,
+            log_chain: position.chain,
+            page,
+            crc: sum,
+            bytes,
+            number,
+        };
+        state.superblock.set_checkpoint(&reference);
+        self.write_superblock(state)?;
+        state.pages = pages;
+        b.publish();
+        self.log.release(position.index);
+        self.epochs.wait_for_earlier();
+        for (p, n) in &b.freed {
+            (0..*n).for_each(|i| self.cache.forget(p.plus(i)));
+            self.alloc.free(*p, *n)?;
+        }
+        if b.slice.is_some() || next_doomed(&*self.catalog.lock()).is_some() {
+            self.poke();
+        }
+        Ok(())
+    }
+
+    /// Writes the next superblock and syncs.
+    pub fn write_superblock(&self, state: &mut CheckpointState) -> Result<()> {
+        let (slot, bytes) = state.superblock.seal();
+        self.dev.write_at(slot.offset(), bytes).map_err(|e| Error::io("write superblock", e))?;
+        self.dev.sync().map_err(|e| Error::io("sync superblock", e))
+    }
+
+    /// Freezes every layer and marks the log, so that both hold the same changes.
+    fn cut_for_checkpoint(&self) -> Cut {
+        let _alone = self.commit.write();
+        let mut layers = Vec::new();
+        for (id, cell) in &*self.cells.read() {
+            let mut live = cell.live.write();
+            live.freeze();
+            if !live.frozen.is_empty() {
+                layers.push((*id, live.frozen.clone()));
+            }
+        }
+        Cut { lsn: self.log.mark(), catalog: self.catalog.lock().clone(), layers }
+    }
+
+    /// Whether some head has so many layers that lookups get long.
+    pub fn has_many_layers(&self) -> bool {
+        self.cells.read().values().any(|c| c.live.read().frozen.len() > LAYERS)
+    }
+}
+
+/// The version whose deletion goes on next: the one begun, else the first with at most one child.
+pub fn next_doomed(catalog: &Catalog) -> Option<&Arc<Version>> {
+    let doomed = || catalog.versions.values().filter(|v| v.doomed && catalog.children_of(v.id).len() <= 1);
+    doomed().find(|v| v.cursor > 0).or_else(|| doomed().next())
+}
+
+impl Builder<'_> {
+    /// Merges the layers of all versions, parents first.
+    fn merge_all(&mut self, mut layers: Vec<(VersionId, Vec<Arc<Layer>>)>) -> Result<()> {
+        layers.sort_by_key(|(id, _)| self.catalog.versions[id].epoch);
+        for (id, stack) in layers {
+            for layer in stack {
+                let v = self.catalog.version(id)?;
+                let (root, delta) = match self.merged.get(&layer.id) {
+                    Some(done) => *done,
+                    None => self.merge(&v, &layer)?,
+                };
+                self.catalog.update_version(id, |v| {
+                    v.root = root;
+                    v.mapped_blocks = v.mapped_blocks.saturating_add_signed(delta);
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn merge(&mut self, v: &Version, layer: &Layer) -> Result<(Root, i64)> {
+        let mut merger = Merger {
+            cache: &self.core.cache,
+            alloc: &self.core.alloc,
+            origin: origin_of(&self.catalog, v),
+            epoch: v.epoch,
+            writer: &mut self.writer,
+            freed: &mut self.freed,
+            mapped: 0,
+        };
+        let root = merger.merge(v.root, layer)?;
+        let outcome = (root, merger.mapped);
+        // Later merges may read these nodes from disk.
+        self.writer.flush()?;
+        self.merged.insert(layer.id, outcome);
+        self.redeemed += layer.promised_nodes();
+        self.spans += layer.len() as u64;
+        Ok(outcome)
+    }
+
+    /// Goes on with deletions, one version after the other.
+    fn delete_slice(&mut self) -> Result<()> {
+        let mut budget = SLICE_LEAVES;
+        while self.removed.len() < SLICE_VERSIONS {
+            let Some(v) = next_doomed(&self.catalog).cloned() else { break };
+            let d = deletion_of(&self.catalog, &v);
+            let (alloc, freed) = (&self.core.alloc, &mut self.freed);
+            let next = walk(&self.core.cache, d, v.cursor, &mut budget, |p| {
+                alloc.unmerge(p, 1)?;
+                freed.push((p, 1));
+                Ok(())
+            })?;
+            if let Some(cursor) = next {
+                self.catalog.update_version(v.id, |v| v.cursor = cursor);
+                self.slice = Some((v.id, cursor));
+                break;
+            }
+            self.catalog.remove_version(v.id);
+            self.removed.push(v.id);
+        }
+        Ok(())
+    }
+
+    /// Writes the segment table's changed pages to their other slots, and the checkpoint's own pages. Returns
+    /// the first page, its checksum, the bytes, and all pages.
+    fn write_pages(&mut self, state: &mut CheckpointState, number: u64) -> Result<(Phys, u32, u64, Vec<Phys>)> {
+        for p in &state.pages {
+            self.core.alloc.unmerge(*p, 1)?;
+            self.freed.push((*p, 1));
+        }
+        let checkpoint = Checkpoint { number, slots: state.slots.clone(), catalog: self.catalog.clone() };
+        let count = checkpoint.encode().len().div_ceil(PAGE_PAYLOAD);
+        let pages = (0..count).map(|_| self.writer.take()).collect::<Result<Vec<_>>>()?;
+        // Everything is allocated now: the table is final.
+        for index in self.core.alloc.take_dirty(RECORDS_A_PAGE as u64) {
+            let (byte, bit) = (mem(index / 8), 1 << (index % 8));
+            state.slots[byte] ^= bit;
+            self.write_segment_page(index, state.slots[byte] & bit != 0, number)?;
+        }
+        let blob = Checkpoint { slots: state.slots.clone(), ..checkpoint }.encode();
+        let (first, images) = link_pages(&blob, &pages);
+        for (p, image) in pages.iter().zip(&images) {
+            self.writer.put(*p, image)?;
+        }
+        self.writer.flush()?;
+        Ok((pages[0], first, blob.len() as u64, pages))
+    }
+
+    fn write_segment_page(&self, index: u64, slot: bool, number: u64) -> Result<()> {
+        let core = self.core;
+        let page = segment_page(index, number, core.layout.total_blocks / 256, |s| core.alloc.segment(s));
+        let (start, pages) = core.layout.segtab;
+        let at = Phys(start + u64::from(slot) * pages + index);
+        let mut buf = AlignedBuf::reused(BLOCK);
+        buf.copy_from_slice(page.as_bytes());
+        core.dev.write_at(at.offset(), &buf).map_err(|e| Error::io("write segment table", e))
+    }
+
+    /// Makes the new trees the ones that lookups use, and takes over what deletions did.
+    fn publish(&self) {
+        let core = self.core;
+        let _alone = core.commit.write();
+        let mut catalog = core.catalog.lock();
+        for (id, cell) in &*core.cells.read() {
+            let mut live = cell.live.write();
+            let done = live.frozen.iter().take_while(|l| self.merged.contains_key(&l.id)).count();
+            if done == 0 {
+                continue;
+            }
+            let delta: i64 = live.frozen[..done].iter().map(|l| self.merged[&l.id].1).sum();
+            live.root = self.merged[&live.frozen[done - 1].id].0;
+            live.frozen.drain(..done);
+            catalog.update_version(*id, |v| {
+                v.root = live.root;
+                v.mapped_blocks = v.mapped_blocks.saturating_add_signed(delta);
+            });
+        }
+        for id in &self.removed {
+            catalog.remove_version(*id);
+            core.cells.write().remove(id);
+        }
+        if let Some((id, cursor)) = self.slice {
+            catalog.update_version(id, |v| v.cursor = cursor);
+        }
+        core.alloc.redeem(self.redeemed);
+        core.spans.fetch_sub(self.spans, Ordering::Relaxed);
+    }
+}
+
+/// What the origin of `v` holds (H22).
+fn origin_of(catalog: &Catalog, v: &Version) -> Origin {
+    let state = |id: Option<VersionId>| {
+        id.map_or((Epoch(0), Root::default()), |id| (catalog.versions[&id].epoch, catalog.versions[&id].root))
+    };
+    let above = state(v.parent);
+    match v.parent.map(|p| &catalog.versions[&p]) {
+        Some(p) if p.cursor > 0 => Origin { cursor: p.cursor, below: state(p.parent), above },
+        _ => Origin { cursor: 0, below: above, above },
+    }
+}
+
+/// A version and its neighbours, for the walk.
+pub fn deletion_of(catalog: &Catalog, v: &Version) -> Deletion {
+    let root = |id: &VersionId| catalog.versions[id].root;
+    Deletion {
+        root: v.root,
+        child: catalog.children_of(v.id).first().map(root),
+        parent: (catalog.origin_epoch(v), v.parent.as_ref().map_or(Root::default(), root)),
+    }
+}
+
+/// A page of the segment table over the state that `segment` tells: used bits, backed.
+pub fn segment_page(
+    index: u64,
+    number: u64,
+    segments: u64,
+    segment: impl Fn(u64) -> ([u64; 4], bool),
+) -> SegmentPage {
+    let mut page = SegmentPage::new_zeroed();
+    let first = index * RECORDS_A_PAGE as u64;
+    for (s, record) in (first..segments).zip(&mut page.records) {
+        let (words, backed) = segment(s);
+        record.used = words.map(Into::into);
+        let count: u32 = words.iter().map(|w| w.count_ones()).sum();
+        record.used_count = u16::try_from(count).expect("at most 256").into();
+        record.flags = (u16::from(backed) * FLAG_BACKED).into();
+    }
+    page.seal(index, number);
+    page
+}
+
+/// Cuts a checkpoint into pages at the given places, each naming the next one and its checksum. Returns the
+/// first page's checksum and the pages' bytes.
+pub fn link_pages(blob: &[u8], places: &[Phys]) -> (u32, Vec<[u8; BLOCK]>) {
+    let mut images = Vec::with_capacity(places.len());
+    let mut next = None;
+    for (part, p) in blob.chunks(PAGE_PAYLOAD).zip(places).rev() {
+        let image = write_page(part, next);
+        next = Some((*p, crc(0, &image)));
+        images.push(image);
+    }
+    images.reverse();
+    (next.expect("a checkpoint is not empty").1, images)
+}
+
+const _: () = assert!(BLOCK_BYTES == 4096);

@@ -1,0 +1,174 @@
+//! Who is inside: the gate of a volume, and the I/O epochs of a pool.
+
+use crate::types::mem;
+use parking_lot::{Condvar, Mutex};
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// Gate of one volume. Every write, discard and write-zeroes passes it with the range it changes.
+///
+/// Invariants: two changes of one block are never inside together (H29); nobody waits for anything but
+/// device I/O while inside, so a cut that closes the gate always ends (H20). Reads and flushes do not pass it.
+#[derive(Default)]
+pub struct Gate {
+    inside: Mutex<Inside>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Inside {
+    ranges: Vec<Range<u64>>,
+    closed: bool,
+}
+
+/// A change that is inside.
+pub struct Pass<'a> {
+    gate: &'a Gate,
+    range: Range<u64>,
+}
+
+/// A closed and empty gate; opens when dropped.
+pub struct Closed<'a>(&'a Gate);
+
+impl Gate {
+    /// Waits until the gate is open and no change of these blocks is inside.
+    pub fn enter(&self, range: Range<u64>) -> Pass<'_> {
+        let mut i = self.inside.lock();
+        while i.closed || i.ranges.iter().any(|r| r.start < range.end && range.start < r.end) {
+            self.changed.wait(&mut i);
+        }
+        i.ranges.push(range.clone());
+        Pass { gate: self, range }
+    }
+
+    /// Lets nobody in and waits until all are out.
+    pub fn close(&self) -> Closed<'_> {
+        let mut i = self.inside.lock();
+        while i.closed {
+            self.changed.wait(&mut i);
+        }
+        i.closed = true;
+        while !i.ranges.is_empty() {
+            self.changed.wait(&mut i);
+        }
+        Closed(self)
+    }
+}
+
+impl Drop for Pass<'_> {
+    fn drop(&mut self) {
+        let mut i = self.gate.inside.lock();
+        let at = i.ranges.iter().position(|r| *r == self.range).expect("entered before");
+        i.ranges.swap_remove(at);
+        drop(i);
+        self.gate.changed.notify_all();
+    }
+}
+
+impl Drop for Closed<'_> {
+    fn drop(&mut self) {
+        self.0.inside.lock().closed = false;
+        self.0.changed.notify_all();
+    }
+}
+
+/// I/O epochs: what a mapping dropped is reused only when every read and write begun before the drop has
+/// ended (H18). A counter for each of two phases; the checkpointer turns the phase and waits for the old one.
+#[derive(Default)]
+pub struct IoEpochs {
+    phase: AtomicU64,
+    inside: [AtomicU64; 2],
+}
+
+/// An I/O under way.
+pub struct IoGuard<'a>(&'a AtomicU64);
+
+/// Waits between two looks at the I/O that has to end.
+const POLL: Duration = Duration::from_micros(50);
+
+impl IoEpochs {
+    /// Begins an I/O; the mapping is looked up after this.
+    pub fn begin(&self) -> IoGuard<'_> {
+        loop {
+            let phase = self.phase.load(Ordering::SeqCst);
+            let counter = &self.inside[mem(phase & 1)];
+            counter.fetch_add(1, Ordering::SeqCst);
+            if self.phase.load(Ordering::SeqCst) == phase {
+                return IoGuard(counter);
+            }
+            counter.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+
+    /// Waits for every I/O begun before the call. One caller at a time.
+    pub fn wait_for_earlier(&self) {
+        let old = self.phase.fetch_add(1, Ordering::SeqCst);
+        while self.inside[mem(old & 1)].load(Ordering::SeqCst) != 0 {
+            std::thread::sleep(POLL);
+        }
+    }
+}
+
+impl Drop for IoGuard<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicBool;
+
+    #[test]
+    fn a_closed_gate_is_empty_and_ranges_exclude_each_other() {
+        let gate = Gate::default();
+        let inside = AtomicU64::new(0);
+        let block = AtomicBool::new(false);
+        std::thread::scope(|s| {
+            for _ in 0..4 {
+                s.spawn(|| {
+                    for i in 0..2000u64 {
+                        let pass = gate.enter(0..1 + i % 3);
+                        assert!(!block.swap(true, Ordering::SeqCst));
+                        inside.fetch_add(1, Ordering::SeqCst);
+                        inside.fetch_sub(1, Ordering::SeqCst);
+                        block.store(false, Ordering::SeqCst);
+                        drop(pass);
+                    }
+                });
+            }
+            for _ in 0..200 {
+                let closed = gate.close();
+                assert_eq!(inside.load(Ordering::SeqCst), 0);
+                drop(closed);
+            }
+        });
+    }
+
+    #[test]
+    fn waiting_ends_after_every_earlier_io() {
+        let epochs = IoEpochs::default();
+        let value = AtomicU64::new(1);
+        std::thread::scope(|s| {
+            for _ in 0..2 {
+                s.spawn(|| {
+                    for _ in 0..20_000 {
+                        let guard = epochs.begin();
+                        let seen = value.load(Ordering::SeqCst);
+                        assert_ne!(seen, 0, "retired before the reader was out");
+                        drop(guard);
+                    }
+                });
+            }
+            s.spawn(|| {
+                for _ in 0..100 {
+                    value.store(2, Ordering::SeqCst);
+                    epochs.wait_for_earlier();
+                    value.store(1, Ordering::SeqCst);
+                }
+            });
+        });
+    }
+}

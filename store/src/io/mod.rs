@@ -1,0 +1,34 @@
+//! Where a pool lives: one address space of bytes that can be read, written and synced.
+
+pub mod buffer;
+pub mod file;
+pub mod sim;
+
+pub use buffer::AlignedBuf;
+use std::io;
+
+/// A pool's address space: a file in a directory or a whole block device. Offsets and lengths are multiples
+/// of 4096; buffers may lie anywhere, aligned ones are transferred without a copy.
+pub trait BlockDev: Send + Sync {
+    /// Fills `buf` from byte `offset`.
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()>;
+    /// Writes all of `buf` at byte `offset`. Durable only after [`BlockDev::sync`].
+    fn write_at(&self, offset: u64, buf: &[u8]) -> io::Result<()>;
+    /// Like `write_at`, durable when it returns (FUA).
+    fn write_durable(&self, offset: u64, buf: &[u8]) -> io::Result<()> {
+        self.write_at(offset, buf)?;
+        self.sync()
+    }
+    /// Everything written before is durable when it returns. After an error nothing is known.
+    fn sync(&self) -> io::Result<()>;
+    /// Makes the host hold the space of this range, so that writes into it cannot meet ENOSPC.
+    fn back(&self, offset: u64, len: u64) -> io::Result<()>;
+    /// Length in bytes.
+    fn len(&self) -> u64;
+    /// Whether it has no bytes.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+    /// Bytes that the host could still give to [`BlockDev::back`]; None: all are there.
+    fn host_free(&self) -> Option<u64>;
+}

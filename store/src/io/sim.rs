@@ -1,0 +1,217 @@
+//! A block device in memory that can lose power: it remembers every write since the last sync, and a cut
+//! keeps, drops or tears each of them (at 512 bytes), in any combination.
+
+use super::BlockDev;
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+
+/// Unit that a disk writes whole.
+const SECTOR: usize = 512;
+
+/// What a fault does to a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// EIO.
+    Eio,
+    /// ENOSPC.
+    NoSpace,
+}
+
+#[derive(Default, Clone)]
+struct State {
+    /// Durable sectors.
+    base: HashMap<u64, Arc<[u8; SECTOR]>>,
+    /// Writes since the last sync: offset, bytes.
+    pending: Vec<(u64, Vec<u8>)>,
+    /// Writes and syncs so far.
+    steps: u64,
+    /// The process dies at this step: it and all later ones fail.
+    dies_at: Option<u64>,
+    /// One request of this step fails.
+    fault: Option<(u64, Fault)>,
+    /// Bytes that `back` may still hand out; None: no limit.
+    room: Option<u64>,
+    backed: std::collections::HashSet<u64>,
+}
+
+/// The device. Clones share it.
+#[derive(Clone)]
+pub struct SimDev {
+    len: u64,
+    state: Arc<Mutex<State>>,
+}
+
+/// What survives of the writes that were not synced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Survival {
+    /// All of them.
+    All,
+    /// None of them.
+    Nothing,
+    /// Each write whole or not at all.
+    Writes,
+    /// Each 512-byte sector of each write, on its own.
+    Sectors,
+}
+
+impl SimDev {
+    /// A device of `len` zero bytes.
+    pub fn new(len: u64) -> Self {
+        Self { len, state: Arc::default() }
+    }
+
+    /// Writes and syncs so far.
+    pub fn steps(&self) -> u64 {
+        self.state.lock().steps
+    }
+
+    /// From step `n` on everything fails, as seen by a process that is being killed.
+    pub fn die_at(&self, n: u64) {
+        self.state.lock().dies_at = Some(n);
+    }
+
+    /// The request of step `n` fails.
+    pub fn fail_at(&self, n: u64, fault: Fault) {
+        self.state.lock().fault = Some((n, fault));
+    }
+
+    /// Limits what the host can still allocate.
+    pub fn set_room(&self, bytes: Option<u64>) {
+        self.state.lock().room = bytes;
+    }
+
+    /// The device after a power cut: what was synced, and of the rest what `survival` and the numbers from
+    /// `random` let through, applied in an order of their own for sectors written more than once.
+    pub fn after_cut(&self, survival: Survival, random: &mut dyn FnMut() -> u64) -> Self {
+        let mut state = self.state.lock().clone();
+        let pending = std::mem::take(&mut state.pending);
+        for (offset, bytes) in pending {
+            let whole = random() & 1 == 0;
+            for (i, sector) in bytes.chunks(SECTOR).enumerate() {
+                let keep = match survival {
+                    Survival::All => true,
+                    Survival::Nothing => false,
+                    Survival::Writes => whole,
+                    Survival::Sectors => random() & 1 == 0,
+                };
+                if keep {
+                    state.base.insert(offset / SECTOR as u64 + i as u64, Arc::new(sector.try_into().expect("512")));
+                }
+            }
+        }
+        state.dies_at = None;
+        state.fault = None;
+        state.steps = 0;
+        Self { len: self.len, state: Arc::new(Mutex::new(state)) }
+    }
+
+    /// The device after the death of the process alone: every write that was begun has landed.
+    pub fn after_death(&self) -> Self {
+        let mut dev = self.after_cut(Survival::All, &mut || 0);
+        // What the dead process wrote is still only in the disk's cache.
+        let pending = self.state.lock().pending.clone();
+        Arc::get_mut(&mut dev.state).expect("not shared yet").get_mut().base = self.state.lock().base.clone();
+        dev.state.lock().pending = pending;
+        dev
+    }
+
+    /// Flips one bit, durably.
+    pub fn flip(&self, byte: u64, bit: u8) {
+        let mut s = self.state.lock();
+        Self::settle(&mut s);
+        let sector = s.base.entry(byte / SECTOR as u64).or_insert_with(|| Arc::new([0; SECTOR]));
+        Arc::make_mut(sector)[usize::try_from(byte % SECTOR as u64).expect("small")] ^= 1 << bit;
+    }
+
+    fn settle(s: &mut State) {
+        for (offset, bytes) in std::mem::take(&mut s.pending) {
+            for (i, sector) in bytes.chunks(SECTOR).enumerate() {
+                s.base.insert(offset / SECTOR as u64 + i as u64, Arc::new(sector.try_into().expect("512")));
+            }
+        }
+    }
+
+    fn step(s: &mut State) -> io::Result<()> {
+        s.steps += 1;
+        if s.dies_at.is_some_and(|n| s.steps >= n) {
+            return Err(io::Error::other("the process is dead"));
+        }
+        match s.fault {
+            Some((n, fault)) if n == s.steps => Err(io::Error::from_raw_os_error(match fault {
+                Fault::Eio => libc::EIO,
+                Fault::NoSpace => libc::ENOSPC,
+            })),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl BlockDev for SimDev {
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        if offset + buf.len() as u64 > self.len {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "read beyond the end of the pool"));
+        }
+        let s = self.state.lock();
+        for (i, out) in buf.chunks_mut(SECTOR).enumerate() {
+            match s.base.get(&(offset / SECTOR as u64 + i as u64)) {
+                Some(sector) => out.copy_from_slice(&sector[..out.len()]),
+                None => out.fill(0),
+            }
+        }
+        let end = offset + buf.len() as u64;
+        for (at, bytes) in &s.pending {
+            let (from, to) = (offset.max(*at), end.min(at + bytes.len() as u64));
+            if from < to {
+                let pos = |x: u64, base: u64| usize::try_from(x - base).expect("in memory");
+                buf[pos(from, offset)..pos(to, offset)].copy_from_slice(&bytes[pos(from, *at)..pos(to, *at)]);
+            }
+        }
+        Ok(())
+    }
+
+    fn write_at(&self, offset: u64, buf: &[u8]) -> io::Result<()> {
+        if offset + buf.len() as u64 > self.len {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "write beyond the end of the pool"));
+        }
+        let mut s = self.state.lock();
+        let result = Self::step(&mut s);
+        // The write at which the process dies may still land: it is pending like any other.
+        if result.is_ok() || s.dies_at == Some(s.steps) {
+            s.pending.push((offset, buf.to_vec()));
+        }
+        result
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        let mut s = self.state.lock();
+        Self::step(&mut s)?;
+        Self::settle(&mut s);
+        Ok(())
+    }
+
+    fn back(&self, offset: u64, len: u64) -> io::Result<()> {
+        let mut s = self.state.lock();
+        const UNIT: u64 = 4096;
+        let new: Vec<u64> =
+            (offset / UNIT..(offset + len) / UNIT).filter(|b| !s.backed.contains(b)).collect();
+        if let Some(room) = s.room {
+            let need = new.len() as u64 * UNIT;
+            if need > room {
+                return Err(io::Error::from_raw_os_error(libc::ENOSPC));
+            }
+            s.room = Some(room - need);
+        }
+        s.backed.extend(new);
+        Ok(())
+    }
+
+    fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn host_free(&self) -> Option<u64> {
+        self.state.lock().room
+    }
+}

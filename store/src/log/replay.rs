@@ -1,0 +1,132 @@
+//! Reading the log back: from disk until the first misfit, then from the ring.
+//!
+//! Invariant: replay writes nothing. It stops at the first block or record that does not fit and never skips
+//! (H14), so doing it again gives the same (durability rule 5).
+
+use super::ring::{Binding, Ring};
+use super::writer::{Position, Resume};
+use crate::format::log::{FRAME_HEADER, frame_bytes, read_block, read_frame};
+use crate::format::record::Record;
+use crate::format::superblock::Superblock;
+use crate::info::Recovery;
+use crate::io::{AlignedBuf, BlockDev};
+use crate::types::{BLOCK, BLOCK_BYTES, Lsn, mem};
+use crate::{Error, Result};
+
+/// Log blocks read by one request.
+const CHUNK_BLOCKS: u64 = 256;
+
+/// Feeds every record since the checkpoint on disk to `apply`, with the LSN after it.
+pub fn from_disk(
+    dev: &dyn BlockDev,
+    sb: &Superblock,
+    apply: &mut dyn FnMut(Record, Lsn) -> Result<()>,
+) -> Result<Resume> {
+    let (start, blocks) = sb.layout().log;
+    let checkpoint = sb.checkpoint();
+    let mut at = Position { index: checkpoint.log_index, chain: checkpoint.log_chain };
+    let mut stream = Stream { lsn: checkpoint.lsn, bytes: Vec::new(), generation: 0 };
+    let last = checkpoint.log_index + blocks;
+    'read: while at.index < last {
+        let place = at.index % blocks;
+        let n = CHUNK_BLOCKS.min(blocks - place).min(last - at.index);
+        let mut chunk = AlignedBuf::reused(mem(n * BLOCK_BYTES));
+        dev.read_at((start + place) * BLOCK_BYTES, &mut chunk).map_err(|e| Error::io("read log", e))?;
+        for block in chunk.chunks(BLOCK) {
+            let Some(b) = read_block(block, at.chain, &sb.pool_id(), at.index) else { break 'read };
+            if b.generation > sb.generation() || !stream.push(b.generation, b.lsn, b.stream) {
+                break 'read;
+            }
+            at = Position { index: at.index + 1, chain: b.chain };
+            stream.drain(apply)?;
+        }
+    }
+    Ok(Resume { durable: stream.lsn, head: stream.lsn, next: at, tail: checkpoint.log_index })
+}
+
+/// The part of the stream that was read and not yet taken apart.
+struct Stream {
+    /// LSN of `bytes[0]`.
+    lsn: Lsn,
+    bytes: Vec<u8>,
+    generation: u64,
+}
+
+impl Stream {
+    /// Appends a block's part; false when it does not continue the stream.
+    fn push(&mut self, generation: u64, lsn: Lsn, part: &[u8]) -> bool {
+        let end = self.lsn.0 + self.bytes.len() as u64;
+        if generation > self.generation && lsn == self.lsn {
+            // The owner before it was cut off in the middle of a record.
+            self.bytes.clear();
+        } else if generation < self.generation || lsn.0 != end {
+            return false;
+        }
+        self.generation = generation;
+        self.bytes.extend_from_slice(part);
+        true
+    }
+
+    /// Hands over whole records; keeps the rest.
+    fn drain(&mut self, apply: &mut dyn FnMut(Record, Lsn) -> Result<()>) -> Result<()> {
+        let mut used = 0;
+        while let Some(payload) = read_frame(&self.bytes[used..], self.lsn) {
+            used += frame_bytes(payload.len());
+            self.lsn.0 += frame_bytes(payload.len()) as u64;
+            apply(Record::decode(payload)?, self.lsn)?;
+        }
+        self.bytes.drain(..used);
+        Ok(())
+    }
+}
+
+/// Feeds the records of the ring that follow `from` to `apply`; returns the LSN after the last.
+pub fn from_ring(
+    ring: &Ring,
+    from: Lsn,
+    apply: &mut dyn FnMut(Record, Lsn) -> Result<()>,
+) -> Result<Lsn> {
+    let mut lsn = from;
+    let mut frame = Vec::new();
+    while lsn.0 - from.0 < ring.capacity() {
+        let left = mem(ring.capacity() - (lsn.0 - from.0));
+        if left < FRAME_HEADER {
+            break;
+        }
+        let mut head = [0; FRAME_HEADER];
+        ring.get(lsn, &mut head);
+        let len = u32::from_le_bytes(head[8..12].try_into().expect("4 bytes"));
+        let bytes = frame_bytes(usize::try_from(len).expect("64-bit host"));
+        if bytes > left {
+            break;
+        }
+        frame.resize(bytes, 0);
+        ring.get(lsn, &mut frame);
+        let Some(payload) = read_frame(&frame, lsn) else { break };
+        lsn.0 += bytes as u64;
+        apply(Record::decode(payload)?, lsn)?;
+    }
+    Ok(lsn)
+}
+
+/// What the ring and the superblock say together about the end of the last owner (H4).
+pub fn judge(sb: &Superblock, ring: Option<&Binding>, boot_id: [u8; 16], had_ring: bool) -> Recovery {
+    if sb.is_clean() {
+        return Recovery::Clean;
+    }
+    if sb.boot_id() != boot_id {
+        return Recovery::PowerLoss;
+    }
+    // An open that was itself cut has bound the ring to its generation before the superblock.
+    let matches = ring.is_some_and(|b| {
+        b.pool_id == sb.pool_id()
+            && b.boot_id == boot_id
+            && (b.generation == sb.generation() || b.generation == sb.generation() + 1)
+    });
+    match (matches, had_ring) {
+        (true, _) => Recovery::Resumed,
+        // Without a ring everything acknowledged was durable already.
+        (false, false) => Recovery::Resumed,
+        (false, true) => Recovery::RingLost,
+    }
+}

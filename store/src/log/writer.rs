@@ -1,0 +1,325 @@
+//! Appending records, and making them durable in groups.
+//!
+//! Invariants:
+//! - A flush is: sync the data; if records are pending, write them padded; sync again (H8). A record never
+//!   reaches the disk before a sync that began when its data was complete (H2).
+//! - A sync answers only flushes that arrived before it began (H10); one sync runs at a time, and the poison
+//!   flag is set before anybody is woken (H11). A failed sync is never retried.
+//! - A log block that was written is not written again before its lap (H13).
+
+use super::Ring;
+use crate::format::log::{PAYLOAD, frame_bytes, write_block, write_frame};
+use crate::format::record::{MAP_BYTES, Record};
+use crate::io::{AlignedBuf, BlockDev};
+use crate::types::{BLOCK, BLOCK_BYTES, Lsn, mem};
+use crate::{Error, Result};
+use parking_lot::{Condvar, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+/// Log blocks written by one request.
+const GROUP_BLOCKS: usize = 64;
+
+/// Bytes of the stream that one mapping record takes.
+pub const MAP_FRAME: u64 = frame_bytes_const(MAP_BYTES);
+
+const fn frame_bytes_const(payload: usize) -> u64 {
+    ((16 + payload).next_multiple_of(8)) as u64
+}
+
+/// Set once, by the first I/O error that leaves the metadata on disk unknown; never cleared.
+#[derive(Default)]
+pub struct Poison {
+    set: AtomicBool,
+    why: Mutex<String>,
+}
+
+impl Poison {
+    /// Sets it; the first reason is kept.
+    pub fn set(&self, why: &str) {
+        let mut first = self.why.lock();
+        if first.is_empty() {
+            *first = why.to_owned();
+            tracing::error!(why, "the pool takes no more writes until it is opened again");
+        }
+        self.set.store(true, Ordering::SeqCst);
+    }
+    /// Whether it is set.
+    pub fn is_set(&self) -> bool {
+        self.set.load(Ordering::SeqCst)
+    }
+    /// An error when it is set.
+    pub fn check(&self) -> Result<()> {
+        if !self.is_set() {
+            return Ok(());
+        }
+        Err(Error::poisoned(format!("the pool failed and takes no writes: {}", self.why.lock()))
+            .hint("check the disk under the pool, then restart the agent"))
+    }
+}
+
+/// Why a flush did not happen.
+pub enum FlushError {
+    /// The log region is too full; a checkpoint makes room.
+    NeedCheckpoint,
+    /// It failed.
+    Failed(Error),
+}
+
+#[derive(Default)]
+struct SyncState {
+    running: bool,
+    started: u64,
+    completed: u64,
+}
+
+/// Where the next log block goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Position {
+    /// Index of the block.
+    pub index: u64,
+    /// Checksum of the block before it.
+    pub chain: u32,
+}
+
+struct Writer {
+    next: Position,
+    /// A stream position at which a new block has to begin, and the block that did.
+    mark: Option<(Lsn, Option<Position>)>,
+}
+
+struct Append {
+    head: Lsn,
+    reserved: u64,
+}
+
+/// The log of an open pool.
+pub struct Log {
+    dev: Arc<dyn BlockDev>,
+    ring: Ring,
+    start: u64,
+    blocks: u64,
+    pool_id: [u8; 16],
+    generation: u64,
+    poison: Arc<Poison>,
+    append: Mutex<Append>,
+    durable: AtomicU64,
+    tail: AtomicU64,
+    sync: Mutex<SyncState>,
+    synced: Condvar,
+    writer: Mutex<Writer>,
+}
+
+/// Where a log goes on after an open.
+#[derive(Debug, Clone, Copy)]
+pub struct Resume {
+    /// End of the records on disk.
+    pub durable: Lsn,
+    /// End of the records in the ring.
+    pub head: Lsn,
+    /// Next block.
+    pub next: Position,
+    /// First block that replay still needs.
+    pub tail: u64,
+}
+
+impl Log {
+    /// The log of a pool in blocks `region.0 .. region.0 + region.1`.
+    pub fn new(
+        dev: Arc<dyn BlockDev>,
+        ring: Ring,
+        region: (u64, u64),
+        pool_id: [u8; 16],
+        generation: u64,
+        poison: Arc<Poison>,
+        at: Resume,
+    ) -> Self {
+        Self {
+            dev,
+            ring,
+            start: region.0,
+            blocks: region.1,
+            pool_id,
+            generation,
+            poison,
+            append: Mutex::new(Append { head: at.head, reserved: 0 }),
+            durable: AtomicU64::new(at.durable.0),
+            tail: AtomicU64::new(at.tail),
+            sync: Mutex::default(),
+            synced: Condvar::new(),
+            writer: Mutex::new(Writer { next: at.next, mark: None }),
+        }
+    }
+
+    /// End of the stream.
+    pub fn head(&self) -> Lsn {
+        self.append.lock().head
+    }
+
+    /// Records before this are on disk, durably.
+    pub fn durable(&self) -> Lsn {
+        Lsn(self.durable.load(Ordering::Acquire))
+    }
+
+    /// Sets `bytes` of the ring aside; false when a flush has to make room first.
+    pub fn try_reserve(&self, bytes: u64) -> bool {
+        let mut a = self.append.lock();
+        let fits = a.head.0 - self.durable().0 + a.reserved + bytes <= self.ring.capacity();
+        if fits {
+            a.reserved += bytes;
+        }
+        fits
+    }
+
+    /// Most bytes that one caller may reserve.
+    pub fn largest_reservation(&self) -> u64 {
+        self.ring.capacity() / 2
+    }
+
+    /// Gives back what was not used.
+    pub fn unreserve(&self, bytes: u64) {
+        self.append.lock().reserved -= bytes;
+    }
+
+    /// Appends records, in order, within the caller's reservation; returns the LSN after the last, and the
+    /// bytes that they took.
+    pub fn append(&self, records: &[Record]) -> (Lsn, u64) {
+        let mut a = self.append.lock();
+        let mut frames = Vec::with_capacity(records.len() * mem(MAP_FRAME));
+        for record in records {
+            let lsn = Lsn(a.head.0 + frames.len() as u64);
+            write_frame(&mut frames, lsn, &record.encode());
+        }
+        self.ring.put(a.head, &frames);
+        a.head.0 += frames.len() as u64;
+        a.reserved -= frames.len() as u64;
+        (a.head, frames.len() as u64)
+    }
+
+    /// Bytes that `record` takes.
+    pub fn frame_len(record: &Record) -> u64 {
+        frame_bytes(record.encode().len()) as u64
+    }
+
+    /// From the next flush on, a block begins at the current head; returns that LSN. The caller makes sure
+    /// that nobody appends meanwhile.
+    pub fn mark(&self) -> Lsn {
+        let head = self.head();
+        self.writer.lock().mark = Some((head, None));
+        head
+    }
+
+    /// The block that begins at the mark, once a flush has reached it.
+    pub fn marked(&self) -> Option<Position> {
+        self.writer.lock().mark.and_then(|(_, at)| at)
+    }
+
+    /// Blocks before this index are not needed any more.
+    pub fn release(&self, index: u64) {
+        self.tail.store(index, Ordering::Release);
+    }
+
+    fn free_blocks(&self) -> u64 {
+        let next = self.writer.lock().next.index;
+        self.blocks - (next - self.tail.load(Ordering::Acquire))
+    }
+
+    /// Blocks kept for the flush that a checkpoint itself needs.
+    fn kept_blocks(&self) -> u64 {
+        self.ring.capacity() / PAYLOAD as u64 + 4
+    }
+
+    /// Whether a checkpoint should begin, so that nobody has to wait for it.
+    pub fn is_half_full(&self) -> bool {
+        self.free_blocks() < self.blocks / 2
+    }
+
+    /// Bytes of the log that a replay would read.
+    pub fn live_bytes(&self) -> u64 {
+        (self.blocks - self.free_blocks()) * BLOCK_BYTES
+    }
+
+    /// Makes everything acknowledged before the call durable. Callers share syncs.
+    pub fn flush(&self, for_checkpoint: bool) -> std::result::Result<(), FlushError> {
+        let mut s = self.sync.lock();
+        let need = s.started + 1;
+        loop {
+            self.poison.check().map_err(FlushError::Failed)?;
+            if s.completed >= need {
+                return Ok(());
+            }
+            if s.running {
+                self.synced.wait(&mut s);
+                continue;
+            }
+            if !for_checkpoint && self.free_blocks() < 2 * self.kept_blocks() {
+                return Err(FlushError::NeedCheckpoint);
+            }
+            s.running = true;
+            s.started += 1;
+            let mine = s.started;
+            drop(s);
+            let result = self.sync_once();
+            if let Err(e) = &result {
+                self.poison.set(&e.to_string());
+            }
+            s = self.sync.lock();
+            s.running = false;
+            if result.is_ok() {
+                s.completed = mine;
+            }
+            self.synced.notify_all();
+            result.map_err(FlushError::Failed)?;
+        }
+    }
+
+    fn sync_once(&self) -> Result<()> {
+        let from = self.durable();
+        // Read after every flush that this sync answers has arrived.
+        let to = self.head();
+        let sync = |what: &str| self.dev.sync().map_err(|e| Error::io(format!("sync {what}"), e));
+        sync("data")?;
+        let mut w = self.writer.lock();
+        match w.mark {
+            Some((mark, None)) if mark <= to => {
+                self.write_records(&mut w, from, mark)?;
+                w.mark = Some((mark, Some(w.next)));
+                self.write_records(&mut w, mark, to)?;
+            }
+            _ => self.write_records(&mut w, from, to)?,
+        }
+        drop(w);
+        if from < to {
+            // A cut before this sync keeps the flushed state, or the new one: the chain tells which.
+            sync("log")?;
+            self.durable.store(to.0, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    /// Writes the stream `from..to`, padded to whole blocks.
+    fn write_records(&self, w: &mut Writer, from: Lsn, to: Lsn) -> Result<()> {
+        let mut at = from;
+        let mut stream = [0; PAYLOAD];
+        while at < to {
+            let room = self.blocks - w.next.index % self.blocks;
+            let want = (to.0 - at.0).div_ceil(PAYLOAD as u64);
+            let n = mem(want.min(room)).min(GROUP_BLOCKS);
+            let mut group = AlignedBuf::reused(n * BLOCK);
+            let first = w.next.index;
+            for block in group.chunks_mut(BLOCK) {
+                let len = mem(to.0 - at.0).min(PAYLOAD);
+                self.ring.get(at, &mut stream[..len]);
+                let Position { index, chain } = w.next;
+                let chain =
+                    write_block(block, chain, &self.pool_id, self.generation, index, at, &stream[..len]);
+                w.next = Position { index: index + 1, chain };
+                at.0 += len as u64;
+            }
+            assert!(w.next.index - self.tail.load(Ordering::Acquire) <= self.blocks, "the log never overtakes itself");
+            let offset = (self.start + first % self.blocks) * BLOCK_BYTES;
+            self.dev.write_at(offset, &group).map_err(|e| Error::io("write log", e))?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,155 @@
+//! What a pool tells about itself.
+
+use super::Pool;
+use super::open::snapshot_name;
+use crate::catalog::{Catalog, Kind, Version, VolumeRecord};
+use crate::checkpoint::deletion_of;
+use crate::map::delete::walk;
+use crate::types::{BLOCK_BYTES, VersionId};
+use crate::{PoolInfo, PoolState, Result, SnapshotInfo, VolumeInfo};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+impl Pool {
+    /// The pool now.
+    pub fn info(&self) -> PoolInfo {
+        let core = &self.core;
+        let space = core.alloc.space();
+        // What the host cannot give is not free, whatever the pool's size says.
+        let host = core.dev.host_free().map_or(u64::MAX, |b| b / BLOCK_BYTES);
+        let free = space.free_backed + space.unbacked.min(host);
+        let state = if core.poison.is_set() {
+            PoolState::Failed
+        } else if free < 64 {
+            PoolState::Full
+        } else if free < space.total / 20 {
+            PoolState::Low
+        } else {
+            PoolState::Ok
+        };
+        PoolInfo {
+            id: core.pool_id.iter().map(|b| format!("{b:02x}")).collect(),
+            path: core.path.display().to_string(),
+            size_bytes: core.layout.total_blocks * BLOCK_BYTES,
+            used_bytes: (core.layout.data_start + space.used) * BLOCK_BYTES,
+            free_bytes: free * BLOCK_BYTES,
+            state,
+            generation: core.generation,
+            ring: core.ring_state.clone(),
+        }
+    }
+
+    /// All volumes, by name.
+    pub fn volumes(&self) -> Vec<VolumeInfo> {
+        let catalog = self.core.catalog.lock().clone();
+        let live = catalog.volumes.values().filter_map(|v| Some((v, catalog.versions.get(&v.head?)?)));
+        let mut all: Vec<_> = live.map(|(v, head)| self.volume_info(&catalog, v, head)).collect();
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        all
+    }
+
+    /// One volume.
+    pub fn volume(&self, name: &str) -> Result<VolumeInfo> {
+        let catalog = self.core.catalog.lock().clone();
+        let (v, head) = catalog.live_volume(name)?;
+        Ok(self.volume_info(&catalog, v, head))
+    }
+
+    /// Snapshots of one volume, or of all by volume name; oldest first.
+    pub fn snapshots(&self, volume: Option<&str>) -> Result<Vec<SnapshotInfo>> {
+        let catalog = self.core.catalog.lock().clone();
+        let mut volumes: Vec<&Arc<VolumeRecord>> = match volume {
+            Some(name) => vec![catalog.volume_named(name)?],
+            None => catalog.volumes.values().collect(),
+        };
+        volumes.sort_by(|a, b| a.name.cmp(&b.name));
+        let all = volumes.into_iter().flat_map(|v| catalog.snapshots_of(v.id));
+        Ok(all.map(|s| self.snapshot_info(&catalog, s)).collect())
+    }
+
+    /// One snapshot; the name `latest` means the newest.
+    pub fn snapshot(&self, volume: &str, name: &str) -> Result<SnapshotInfo> {
+        let catalog = self.core.catalog.lock().clone();
+        let s = catalog.snapshot_named(volume, name)?;
+        Ok(self.snapshot_info(&catalog, s))
+    }
+
+    fn volume_info(&self, catalog: &Catalog, v: &VolumeRecord, head: &Version) -> VolumeInfo {
+        let (grown, own) = self.in_memory(head);
+        VolumeInfo {
+            name: v.name.clone(),
+            id: v.id.0,
+            size_bytes: head.size_blocks * BLOCK_BYTES,
+            used_bytes: (head.mapped_blocks + grown) * BLOCK_BYTES,
+            exclusive_bytes: (self.exclusive(catalog, head) + own) * BLOCK_BYTES,
+            origin: v.origin.and_then(|o| full_name(catalog, o)),
+            created_at: v.created_at,
+            attached: v.attached,
+            snapshots: catalog.snapshots_of(v.id).map(|s| snapshot_name(&s.kind).to_owned()).collect(),
+            labels: v.labels.clone(),
+        }
+    }
+
+    fn snapshot_info(&self, catalog: &Catalog, s: &Version) -> SnapshotInfo {
+        let Kind::Snapshot { name, created_at, consistency, labels } = &s.kind else {
+            unreachable!("heads are not listed as snapshots")
+        };
+        let clones = catalog.volumes.values().filter(|v| v.origin == Some(s.id) && v.id != s.volume);
+        SnapshotInfo {
+            volume: catalog.volumes.get(&s.volume).map_or(String::new(), |v| v.name.clone()),
+            name: name.clone(),
+            id: s.id.0,
+            size_bytes: s.size_blocks * BLOCK_BYTES,
+            exclusive_bytes: self.exclusive(catalog, s) * BLOCK_BYTES,
+            created_at: *created_at,
+            consistency: *consistency,
+            clones: clones.map(|v| v.name.clone()).collect(),
+            labels: labels.clone(),
+            deleting: false,
+        }
+    }
+
+    /// Blocks mapped since the last checkpoint: those that were holes, and those only this head holds.
+    fn in_memory(&self, v: &Version) -> (u64, u64) {
+        let Ok(cell) = self.core.cell(v.id) else { return (0, 0) };
+        let live = cell.live.read();
+        let layers = || live.frozen.iter().map(Arc::as_ref).chain([&live.active]);
+        let grown = layers().map(|l| l.grown).sum();
+        let own = layers().filter(|l| l.epoch == live.epoch).flat_map(|l| l.data().map(|d| d.1)).sum();
+        (grown, own)
+    }
+
+    /// Blocks that deleting the version would free now, as of the last checkpoint. A version with clones
+    /// frees nothing. Unreadable nodes count nothing: `check` tells them.
+    fn exclusive(&self, catalog: &Catalog, v: &Version) -> u64 {
+        if catalog.children_of(v.id).len() > 1 {
+            return 0;
+        }
+        // Keeps the nodes of these trees from being reused during the walk.
+        let _io = self.core.epochs.begin();
+        let current = |id: VersionId| self.core.cell(id).map(|c| c.live.read().root);
+        let mut d = deletion_of(catalog, v);
+        d.root = current(v.id).unwrap_or(d.root);
+        if let Some(child) = catalog.children_of(v.id).first() {
+            d.child = current(*child).ok().or(d.child);
+        }
+        let mut blocks = 0;
+        let mut unlimited = u64::MAX;
+        let walked = walk(&self.core.cache, d, 0, &mut unlimited, |_| {
+            blocks += 1;
+            Ok(())
+        });
+        if walked.is_ok() { blocks } else { 0 }
+    }
+
+    /// Whether the host could not give the pool more space when it was last asked.
+    pub fn host_is_full(&self) -> bool {
+        self.core.host_full.load(Ordering::Relaxed)
+    }
+}
+
+fn full_name(catalog: &Catalog, id: VersionId) -> Option<String> {
+    let v = catalog.versions.get(&id).filter(|v| !v.doomed)?;
+    let volume = catalog.volumes.get(&v.volume)?;
+    Some(format!("{}@{}", volume.name, snapshot_name(&v.kind)))
+}

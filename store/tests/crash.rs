@@ -1,0 +1,121 @@
+//! Random histories on a simulated disk, cut at random points in every way, opened again, checked and
+//! compared. `COWSLIP_CRASH_SECONDS` and `COWSLIP_CRASH_SEED` make it longer or repeat a run.
+
+mod harness;
+
+use harness::{End, Rng, World, random_op};
+use std::time::{Duration, Instant};
+use store::io::sim::Survival;
+
+const ENDS: [End; 7] = [
+    End::Power(Survival::All),
+    End::Power(Survival::Nothing),
+    End::Power(Survival::Writes),
+    End::Power(Survival::Writes),
+    End::Power(Survival::Sectors),
+    End::Power(Survival::Sectors),
+    End::Death,
+];
+
+/// Operations of one life.
+const OPS: u64 = 40;
+
+/// Runs operations until `steps` writes and syncs were done or the life ends; returns the steps used.
+fn live(w: &mut World, r: &mut Rng, ops: u64) {
+    for _ in 0..ops {
+        let op = random_op(&w.model, r);
+        if w.run(&op).is_err() {
+            return;
+        }
+    }
+    w.pending = None;
+}
+
+/// One seed: a history, died at a random step, with every kind of end; each survivor lives on, is cut while it
+/// recovers or later, and is compared again. Returns the number of cuts.
+fn history(seed: u64, write_through: bool) -> u64 {
+    let mut cuts = 0;
+    let mut dry = World::new();
+    dry.write_through = write_through;
+    dry.open();
+    let first = dry.dev.steps();
+    live(&mut dry, &mut Rng(seed), OPS);
+    let all = dry.dev.steps().max(first + 1);
+    let mut r = Rng(seed ^ 0x5eed);
+    for _ in 0..6 {
+        let mut w = World::new();
+        w.write_through = write_through;
+        w.open();
+        w.dev.die_at(first + 1 + r.below(all - first + 2));
+        live(&mut w, &mut Rng(seed), OPS);
+        for end in ENDS {
+            let mut second = w.fork_open();
+            second.crash(end, &mut r);
+            cuts += 1;
+            if r.below(2) == 0 {
+                // Cut again, in the recovery or after some more operations.
+                second.again(&mut r);
+                cuts += 1;
+            }
+        }
+    }
+    cuts
+}
+
+trait Again {
+    fn again(&mut self, r: &mut Rng);
+    fn fork_open(&self) -> World;
+}
+
+impl Again for World {
+    fn fork_open(&self) -> World {
+        self.fork()
+    }
+
+    fn again(&mut self, r: &mut Rng) {
+        let in_recovery = r.below(3) == 0;
+        if in_recovery {
+            self.stop(ENDS[r.below(7) as usize], r);
+            self.pending = None;
+            self.dev.die_at(1 + r.below(3));
+            if self.try_open().is_ok() {
+                live(self, r, 3);
+            }
+        } else {
+            self.dev.die_at(self.dev.steps() + 1 + r.below(60));
+            live(self, r, 20);
+        }
+        self.crash(ENDS[r.below(7) as usize], r);
+    }
+}
+
+fn run(write_through: bool, seconds: u64) {
+    let number = |name: &str| std::env::var(name).ok().and_then(|s| s.parse::<u64>().ok());
+    let limit = Duration::from_secs(number("COWSLIP_CRASH_SECONDS").unwrap_or(seconds));
+    let first = number("COWSLIP_CRASH_SEED").unwrap_or(1);
+    let begin = Instant::now();
+    let (mut seed, mut cuts) = (first, 0);
+    while begin.elapsed() < limit {
+        let run = std::panic::catch_unwind(|| history(seed, write_through));
+        match run {
+            Ok(n) => cuts += n,
+            Err(e) => {
+                eprintln!("COWSLIP_CRASH_SEED={seed} shows it (write_through {write_through})");
+                std::panic::resume_unwind(e);
+            }
+        }
+        seed += 1;
+    }
+    println!("{cuts} cuts, seeds {first} to {}, write_through {write_through}", seed - 1);
+    assert!(cuts > 0);
+}
+
+#[test]
+fn nothing_acknowledged_is_lost() {
+    run(false, 20);
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_without_a_ring() {
+    run(true, 8);
+}
