@@ -86,10 +86,18 @@ fn corrupt(what: impl std::fmt::Display) -> Error {
 }
 
 /// A partition if the image holds all of it.
-fn checked(dev: &dyn BlockRead, number: u32, first: u64, count: u64, sector: u64, name: String) -> Result<Partition> {
-    let range = first.checked_mul(sector).zip(count.checked_mul(sector)).filter(|(offset, len)| {
-        *len > 0 && offset.checked_add(*len).is_some_and(|end| end <= dev.len())
-    });
+fn checked(
+    dev: &dyn BlockRead,
+    number: u32,
+    first: u64,
+    count: u64,
+    sector: u64,
+    name: String,
+) -> Result<Partition> {
+    let range = first
+        .checked_mul(sector)
+        .zip(count.checked_mul(sector))
+        .filter(|(offset, len)| *len > 0 && offset.checked_add(*len).is_some_and(|end| end <= dev.len()));
     match range {
         Some((offset, len)) if offset > 0 => Ok(Partition { number, offset, len, name }),
         _ => Err(corrupt(format!(
@@ -150,7 +158,8 @@ fn gpt_at(dev: &dyn BlockRead, lba: u64, sector: u64) -> Result<Option<Vec<Parti
     if !raw.starts_with(b"EFI PART") {
         return Ok(None);
     }
-    let header = GPTHeader::read_from(&mut Cursor::new(&raw[..])).map_err(|e| corrupt(format!("GPT header: {e}")))?;
+    let header =
+        GPTHeader::read_from(&mut Cursor::new(&raw[..])).map_err(|e| corrupt(format!("GPT header: {e}")))?;
     let entries = gpt_entries(dev, &header, sector)?;
     let mut found = Vec::new();
     for (number, entry) in (1..).zip(&entries).filter(|(_, entry)| entry.is_used()) {
@@ -239,7 +248,9 @@ fn logical_partitions(dev: &dyn BlockRead, extended: &MbrEntry, found: &mut Vec<
     loop {
         seen += 1;
         if seen > MAX_LOGICAL {
-            return Err(corrupt(format!("more than {MAX_LOGICAL} logical partitions, or a chain that bites its tail")));
+            return Err(corrupt(format!(
+                "more than {MAX_LOGICAL} logical partitions, or a chain that bites its tail"
+            )));
         }
         let mut sector = [0; 512];
         dev.read_at(record * MBR_SECTOR, &mut sector)?;

@@ -98,12 +98,15 @@ fn has(dev: &dyn BlockRead, at: u64, magic: &[u8]) -> Result<bool> {
 
 fn is_ext(dev: &dyn BlockRead) -> Result<bool> {
     // The magic alone is two bytes; the block size and the revision keep chance out.
-    Ok(piece(dev, 1024, 1024)?.is_some_and(|sb| le16(&sb, 0x38) == 0xEF53 && le32(&sb, 0x18) <= 6 && le32(&sb, 0x4C) <= 1))
+    Ok(piece(dev, 1024, 1024)?
+        .is_some_and(|sb| le16(&sb, 0x38) == 0xEF53 && le32(&sb, 0x18) <= 6 && le32(&sb, 0x4C) <= 1))
 }
 
 fn is_lvm(dev: &dyn BlockRead) -> Result<bool> {
     for sector in 0..4 {
-        if piece(dev, sector * 512, 32)?.is_some_and(|s| s.starts_with(b"LABELONE") && s.ends_with(b"LVM2 001")) {
+        if piece(dev, sector * 512, 32)?
+            .is_some_and(|s| s.starts_with(b"LABELONE") && s.ends_with(b"LVM2 001"))
+        {
             return Ok(true);
         }
     }

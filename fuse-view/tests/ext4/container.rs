@@ -110,7 +110,7 @@ fn gpt_that_lies() {
     let numbers = |count: u32, size: u32, lba: u64| {
         let mut disk = gpt_disk();
         for copy in [512, DISK - 512] {
-            let mut header = gptman::GPTHeader::read_from(&mut Cursor::new(&disk[copy..copy + 92])).unwrap();
+            let mut header = gptman::GPTHeader::read_from(&mut Cursor::new(&disk[copy..copy + 512])).unwrap();
             (header.number_of_partition_entries, header.size_of_partition_entry) = (count, size);
             header.partition_entry_lba = lba;
             header.update_crc32_checksum();
@@ -122,7 +122,9 @@ fn gpt_that_lies() {
         disk
     };
     assert!(table(&numbers(128, 128, 2)).is_ok());
-    for (count, size, lba) in [(u32::MAX, 128, 2), (128, u32::MAX, 2), (128, 0, 2), (128, 128, u64::MAX), (4096, 128, 8000)] {
+    for (count, size, lba) in
+        [(u32::MAX, 128, 2), (128, u32::MAX, 2), (128, 0, 2), (128, 128, u64::MAX), (4096, 128, 8000)]
+    {
         lies(&numbers(count, size, lba), &format!("{count} {size} {lba}"));
     }
 }

@@ -44,7 +44,11 @@ fn check(options: &str, count: usize) {
     let fs = open(dev.clone()).unwrap();
     let big = fs.lookup(fs.root(), b"big").unwrap();
     for i in 0..count {
-        assert_eq!(fs.lookup(big, name(i).as_bytes()).ok(), fs.lookup(big, name(i - i % 60_000).as_bytes()).ok(), "{i}");
+        assert_eq!(
+            fs.lookup(big, name(i).as_bytes()).ok(),
+            fs.lookup(big, name(i - i % 60_000).as_bytes()).ok(),
+            "{i}"
+        );
     }
     let (_, bytes) = dev.take();
     let size = fs.attr(big).unwrap().size;
@@ -87,7 +91,8 @@ fn check_hash(dir: &std::path::Path, image: &std::path::Path, hash: &str, flags:
         std::fs::create_dir(mount.0.join(&sub)).unwrap();
         File::create(mount.0.join(&sub).join("0")).unwrap();
         for i in 1..3000 {
-            std::fs::hard_link(mount.0.join(&sub).join("0"), mount.0.join(&sub).join(format!("ä{i}"))).unwrap();
+            std::fs::hard_link(mount.0.join(&sub).join("0"), mount.0.join(&sub).join(format!("ä{i}")))
+                .unwrap();
         }
     }
     let dev = Arc::new(CountingImage::open(image));

@@ -13,8 +13,12 @@ use std::path::Path;
 fn unless_unsupported<T>(result: io::Result<T>) -> Option<T> {
     match result {
         Ok(value) => Some(value),
-        Err(e) if [libc::EOPNOTSUPP, libc::ENOSPC, libc::E2BIG, libc::EFBIG, libc::EMLINK]
-            .contains(&e.raw_os_error().unwrap_or(0)) => None,
+        Err(e)
+            if [libc::EOPNOTSUPP, libc::ENOSPC, libc::E2BIG, libc::EFBIG, libc::EMLINK]
+                .contains(&e.raw_os_error().unwrap_or(0)) =>
+        {
+            None
+        }
         Err(e) => panic!("{e}"),
     }
 }
@@ -82,7 +86,8 @@ fn or_name_too_long(result: io::Result<()>) -> io::Result<()> {
 
 fn files(dir: &Path, chance: &mut Chance) {
     fs::create_dir(dir).unwrap();
-    for len in [0, 1, 10, 59, 60, 61, 100, 120, 150, 200, 1023, 1024, 1025, 4095, 4096, 4097, 65536, 300_000] {
+    for len in [0, 1, 10, 59, 60, 61, 100, 120, 150, 200, 1023, 1024, 1025, 4095, 4096, 4097, 65536, 300_000]
+    {
         fs::write(dir.join(format!("len{len}")), chance.bytes(len)).unwrap();
     }
     // Two files written in turns: neither is in one piece.
@@ -97,7 +102,8 @@ fn files(dir: &Path, chance: &mut Chance) {
 
 fn sparse(dir: &Path, chance: &mut Chance) {
     fs::create_dir(dir).unwrap();
-    let new = |name: &str| OpenOptions::new().read(true).write(true).create_new(true).open(dir.join(name)).unwrap();
+    let new =
+        |name: &str| OpenOptions::new().read(true).write(true).create_new(true).open(dir.join(name)).unwrap();
     let write = |file: &File, at: u64, bytes: &[u8]| unless_unsupported(file.write_all_at(bytes, at));
 
     let comb = new("comb");
@@ -158,7 +164,9 @@ fn attributes(dir: &Path, chance: &mut Chance, root: bool, longest: usize) {
     set(&small, "user.a", b"1");
     set(&small, "user.empty", b"");
     set(&small, "user.ünïcödé", &[0, 255, 10]);
-    for (name, len) in [("medium", 300), ("block", 900), ("large", 3000), ("own-inode", 20_000), ("two-inodes", 60_000)] {
+    for (name, len) in
+        [("medium", 300), ("block", 900), ("large", 3000), ("own-inode", 20_000), ("two-inodes", 60_000)]
+    {
         let path = file(name);
         set(&path, "user.value", &chance.bytes(len.min(longest)));
         set(&path, "user.other", b"beside");
@@ -167,7 +175,15 @@ fn attributes(dir: &Path, chance: &mut Chance, root: bool, longest: usize) {
         set(&file(name), "user.same", &[7; 500]);
     }
     let none = u32::MAX;
-    let list = acl(&[(1, 6, none), (2, 7, 1000), (2, 5, 70000), (4, 4, none), (8, 6, 50), (0x10, 7, none), (0x20, 0, none)]);
+    let list = acl(&[
+        (1, 6, none),
+        (2, 7, 1000),
+        (2, 5, 70000),
+        (4, 4, none),
+        (8, 6, 50),
+        (0x10, 7, none),
+        (0x20, 0, none),
+    ]);
     set(&file("acl"), "system.posix_acl_access", &list);
     let sub = dir.join("defaults");
     fs::create_dir(&sub).unwrap();
@@ -185,9 +201,16 @@ fn attributes(dir: &Path, chance: &mut Chance, root: bool, longest: usize) {
     for mode in [0o4755, 0o2755, 0o1777, 0o6000, 0o000, 0o777] {
         fs::set_permissions(file(&format!("mode{mode:o}")), fs::Permissions::from_mode(mode)).unwrap();
     }
-    for (seconds, nanoseconds) in
-        [(-1_000_000_000, 123_456_789), (-1, 999_999_999), (0, 0), (1, 1), (2_147_483_647, 5), (2_147_483_648, 6), (9_999_999_999, 7), (15_032_385_535, 1)]
-    {
+    for (seconds, nanoseconds) in [
+        (-1_000_000_000, 123_456_789),
+        (-1, 999_999_999),
+        (0, 0),
+        (1, 1),
+        (2_147_483_647, 5),
+        (2_147_483_648, 6),
+        (9_999_999_999, 7),
+        (15_032_385_535, 1),
+    ] {
         sys::set_mtime(&file(&format!("time{seconds}")), seconds, nanoseconds).unwrap();
     }
 }

@@ -94,7 +94,9 @@ impl BlockRead for CountingImage {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
         self.reads.fetch_add(1, Ordering::Relaxed);
         self.bytes.fetch_add(buf.len() as u64, Ordering::Relaxed);
-        self.file.read_exact_at(buf, offset).map_err(|source| Error::Io { what: format!("read at {offset}"), source })
+        self.file
+            .read_exact_at(buf, offset)
+            .map_err(|source| Error::Io { what: format!("read at {offset}"), source })
     }
 
     fn len(&self) -> u64 {
@@ -108,7 +110,9 @@ pub struct MemoryImage(pub Vec<u8>);
 impl BlockRead for MemoryImage {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
         let from = usize::try_from(offset).ok().and_then(|at| self.0.get(at..)?.get(..buf.len()));
-        buf.copy_from_slice(from.ok_or_else(|| Error::Corrupt(format!("{} bytes at {offset}: past the end", buf.len())))?);
+        buf.copy_from_slice(
+            from.ok_or_else(|| Error::Corrupt(format!("{} bytes at {offset}: past the end", buf.len())))?,
+        );
         Ok(())
     }
 

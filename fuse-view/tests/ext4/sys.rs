@@ -46,7 +46,8 @@ pub fn seek(file: &File, at: u64, whence: i32) -> io::Result<Option<u64>> {
 pub fn set_xattr(path: &Path, name: &str, value: &[u8]) -> io::Result<()> {
     let (path, name) = (c(path), CString::new(name).unwrap());
     // SAFETY: NUL-terminated strings, and a value with its length.
-    done(unsafe { libc::lsetxattr(path.as_ptr(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0) }).map(drop)
+    done(unsafe { libc::lsetxattr(path.as_ptr(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0) })
+        .map(drop)
 }
 
 /// All attributes, sorted by name.
@@ -54,13 +55,15 @@ pub fn xattrs(path: &Path) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
     let path = c(path);
     let mut names = vec![0u8; 65536];
     // SAFETY: a NUL-terminated path, and a buffer with its length.
-    let len = done(unsafe { libc::llistxattr(path.as_ptr(), names.as_mut_ptr().cast(), names.len()) } as i64)?;
+    let len =
+        done(unsafe { libc::llistxattr(path.as_ptr(), names.as_mut_ptr().cast(), names.len()) } as i64)?;
     let mut found = Vec::new();
     for name in names[..len].split(|&b| b == 0).filter(|n| !n.is_empty()) {
         let cname = CString::new(name).unwrap();
         let mut value = vec![0u8; 65536];
         // SAFETY: NUL-terminated strings, and a buffer with its length.
-        let rc = unsafe { libc::lgetxattr(path.as_ptr(), cname.as_ptr(), value.as_mut_ptr().cast(), value.len()) };
+        let rc =
+            unsafe { libc::lgetxattr(path.as_ptr(), cname.as_ptr(), value.as_mut_ptr().cast(), value.len()) };
         value.truncate(done(rc as i64)?);
         found.push((name.to_vec(), value));
     }

@@ -69,7 +69,13 @@ impl Cache {
     }
 
     /// At least `len` bytes at byte `at`: kept ones, or read, passed to `check` and kept.
-    pub fn get(&self, kind: Kind, at: u64, len: usize, check: impl FnOnce(&[u8]) -> Result<()>) -> Result<Piece> {
+    pub fn get(
+        &self,
+        kind: Kind,
+        at: u64,
+        len: usize,
+        check: impl FnOnce(&[u8]) -> Result<()>,
+    ) -> Result<Piece> {
         if let Some(piece) = self.peek(kind, at, len) {
             return Ok(piece);
         }

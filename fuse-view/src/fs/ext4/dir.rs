@@ -73,13 +73,21 @@ impl<'a> Entries<'a> {
     fn parse(&self, at: usize) -> std::result::Result<RawEntry<'a>, &'static str> {
         let room = self.bytes.len() - at;
         let rec_len = record_len(le16(self.bytes, at + 4), self.bytes.len());
-        let name_len = if self.typed { usize::from(u8_at(self.bytes, at + 6)) } else { usize::from(le16(self.bytes, at + 6)) };
-        if rec_len < ENTRY_HEAD + 4 && rec_len != room || rec_len % 4 != 0 || rec_len > room || rec_len == 0 {
+        let name_len = if self.typed {
+            usize::from(u8_at(self.bytes, at + 6))
+        } else {
+            usize::from(le16(self.bytes, at + 6))
+        };
+        if rec_len < ENTRY_HEAD + 4 || !rec_len.is_multiple_of(4) || rec_len > room {
             return Err("an entry of impossible length");
         }
         let ino = le32(self.bytes, at);
         // The name of an unused entry is not looked at: the tail of a block is one of those.
-        let name = if ino == 0 { Some(&[][..]) } else { self.bytes.get(at + ENTRY_HEAD..at + ENTRY_HEAD + name_len) };
+        let name = if ino == 0 {
+            Some(&[][..])
+        } else {
+            self.bytes.get(at + ENTRY_HEAD..at + ENTRY_HEAD + name_len)
+        };
         let Some(name) = name.filter(|name| ENTRY_HEAD + name.len() <= rec_len && name.len() <= 255) else {
             return Err("a name that leaves its entry");
         };
@@ -139,7 +147,12 @@ impl Listing {
         let name = if self.encrypted { encode_name(entry.name) } else { entry.name.to_vec() };
         let mark = if self.damaged_before || self.damage.is_some() { DAMAGED } else { 0 };
         let cookie = (block_at + entry.next as u64 + 1) | mark;
-        self.out.push(DirEntry { name, ino: Ino::from(entry.ino), kind: kind_of_entry(entry.file_type), cookie });
+        self.out.push(DirEntry {
+            name,
+            ino: Ino::from(entry.ino),
+            kind: kind_of_entry(entry.file_type),
+            cookie,
+        });
     }
 
     /// Adds the entries of `bytes`, which stand at byte `block_at` of the directory, from byte `from` on.
@@ -147,7 +160,9 @@ impl Listing {
         for entry in fs.entries(bytes) {
             let entry = match entry {
                 Ok(entry) => entry,
-                Err(what) => return self.damaged(format!("ext4 directory {}, byte {block_at}: {what}", dir.ino)),
+                Err(what) => {
+                    return self.damaged(format!("ext4 directory {}, byte {block_at}: {what}", dir.ino));
+                }
             };
             if block_at + (entry.at as u64) < from || !entry.is_shown() {
                 continue;
@@ -169,7 +184,10 @@ impl Listing {
                 return Err(Error::Corrupt(what));
             }
             if self.damaged_before {
-                return Err(Error::Corrupt(format!("ext4 directory {}: a part of it could not be read", dir.ino)));
+                return Err(Error::Corrupt(format!(
+                    "ext4 directory {}: a part of it could not be read",
+                    dir.ino
+                )));
             }
         }
         Ok(self.out)
@@ -197,7 +215,12 @@ impl Ext4 {
     }
 
     /// Block `block` of a directory with its checksum verified; None: a hole of that many blocks.
-    pub(super) fn dir_block(&self, dir: &Inode, block: u64, ahead: bool) -> Result<std::result::Result<DirBlock, u64>> {
+    pub(super) fn dir_block(
+        &self,
+        dir: &Inode,
+        block: u64,
+        ahead: bool,
+    ) -> Result<std::result::Result<DirBlock, u64>> {
         let size = self.sb.block_size();
         let per_run = (READAHEAD_BYTES / size).max(1) as u64;
         // Windows start at fixed blocks, so that listing goes on in the piece it left.
@@ -212,8 +235,15 @@ impl Ext4 {
         let at = start << self.sb.block_bits;
         let blocks = if ahead { run.len.min(window + per_run - first) } else { 1 };
         let kind = if blocks > 1 { Kind::DirRun } else { Kind::DirBlock };
-        let single = |block: u64| self.cache.get(Kind::DirBlock, at + ((block - first) << self.sb.block_bits), size, |_| Ok(()));
-        let found = match self.cache.get(kind, at, fit(READAHEAD_BYTES.max(size), blocks << self.sb.block_bits), |_| Ok(())) {
+        let single = |block: u64| {
+            self.cache.get(Kind::DirBlock, at + ((block - first) << self.sb.block_bits), size, |_| Ok(()))
+        };
+        let found = match self.cache.get(
+            kind,
+            at,
+            fit(READAHEAD_BYTES.max(size), blocks << self.sb.block_bits),
+            |_| Ok(()),
+        ) {
             Ok(piece) => {
                 let from = fit(usize::MAX, block - first) * size;
                 DirBlock { piece, range: from..from + size }
@@ -223,7 +253,10 @@ impl Ext4 {
             Err(e) => return Err(e),
         };
         if self.sb.checksums() && !self.dir_checksum_holds(dir, found.bytes()) {
-            return Err(Error::Corrupt(format!("ext4 directory {}, block {block}: its checksum is wrong", dir.ino)));
+            return Err(Error::Corrupt(format!(
+                "ext4 directory {}, block {block}: its checksum is wrong",
+                dir.ino
+            )));
         }
         Ok(Ok(found))
     }
@@ -234,7 +267,9 @@ impl Ext4 {
         let Some(at) = tree_entries_at(bytes) else {
             let tail = bytes.len() - TAIL;
             let found = le32(bytes, tail) == 0 && usize::from(le16(bytes, tail + 4)) == TAIL;
-            return found && u8_at(bytes, tail + 7) == TAIL_TYPE && le32(bytes, tail + 8) == crc32c(dir.seed, &bytes[..tail]);
+            return found
+                && u8_at(bytes, tail + 7) == TAIL_TYPE
+                && le32(bytes, tail + 8) == crc32c(dir.seed, &bytes[..tail]);
         };
         let (limit, count) = (usize::from(le16(bytes, at)), usize::from(le16(bytes, at + 2)));
         let (used, tail) = (at + 8 * count, at + 8 * limit);
@@ -281,7 +316,8 @@ impl Ext4 {
 
     /// Finds `name`.
     pub(super) fn find(&self, dir: &Inode, name: &[u8]) -> Result<u32> {
-        let absent = || Error::NotFound(format!("{} in directory {}", String::from_utf8_lossy(name), dir.ino));
+        let absent =
+            || Error::NotFound(format!("{} in directory {}", String::from_utf8_lossy(name), dir.ino));
         if name.is_empty() || name.len() > 255 {
             return Err(absent());
         }
@@ -325,8 +361,13 @@ impl Ext4 {
     pub(super) fn find_in_block(&self, dir: &Inode, bytes: &[u8], name: &[u8]) -> Result<Option<u32>> {
         let encrypted = dir.has(flag::ENCRYPT);
         for entry in self.entries(bytes) {
-            let entry = entry.map_err(|what| Error::Corrupt(format!("ext4 directory {}: {what}", dir.ino)))?;
-            let same = if encrypted && entry.is_shown() { encode_name(entry.name) == name } else { entry.name == name };
+            let entry =
+                entry.map_err(|what| Error::Corrupt(format!("ext4 directory {}: {what}", dir.ino)))?;
+            let same = if encrypted && entry.is_shown() {
+                encode_name(entry.name) == name
+            } else {
+                entry.name == name
+            };
             if entry.ino != 0 && same {
                 return Ok(Some(entry.ino));
             }
@@ -419,7 +460,11 @@ mod tests {
     fn encoded_names_are_names() {
         assert_eq!(encode_name(b"\0/\xff"), b"AC__");
         assert_eq!(encode_name(b"a"), b"YQ");
-        let (a, b) = ([1; 255], { let mut b = [1; 255]; b[254] = 2; b });
+        let (a, b) = ([1; 255], {
+            let mut b = [1; 255];
+            b[254] = 2;
+            b
+        });
         assert!(encode_name(&a).len() <= 255);
         assert_ne!(encode_name(&a), encode_name(&b));
     }

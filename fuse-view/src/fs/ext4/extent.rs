@@ -152,7 +152,13 @@ impl Ext4 {
         Ok(node.leaf_run(block, &range))
     }
 
-    fn extent_node(&self, inode: &Inode, block: u64, depth: u16, range: &Range<u64>) -> Result<super::cache::Piece> {
+    fn extent_node(
+        &self,
+        inode: &Inode,
+        block: u64,
+        depth: u16,
+        range: &Range<u64>,
+    ) -> Result<super::cache::Piece> {
         let bad = |what: &str| Error::Corrupt(format!("ext4 inode {}, block {block}: {what}", inode.ino));
         if !self.sb.holds(block, 1) {
             return Err(bad("an extent node outside of the file system"));
@@ -194,7 +200,8 @@ mod tests {
         let bytes = node(0, &[(10, 5, 100), (15, 32768 + 5, 200), (30, 32768, 300)]);
         let range = 5..END;
         let leaf = Node::verify(&bytes, 0, &range).unwrap();
-        let check = |block, len, place| assert_eq!(leaf.leaf_run(block, &range), Run { len, place }, "block {block}");
+        let check =
+            |block, len, place| assert_eq!(leaf.leaf_run(block, &range), Run { len, place }, "block {block}");
         check(5, 5, Place::Hole);
         check(10, 5, Place::Data(100));
         check(14, 1, Place::Data(104));

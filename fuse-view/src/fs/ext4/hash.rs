@@ -36,7 +36,8 @@ pub(super) fn name_hash(algorithm: Algorithm, seed: &[u32; 4], name: &[u8]) -> u
     let widen = |byte: u8| {
         if algorithm.unsigned { u32::from(byte) } else { i32::from(byte.cast_signed()).cast_unsigned() }
     };
-    let mut state = if *seed == [0; 4] { [0x6745_2301, 0xEFCD_AB89, 0x98BA_DCFE, 0x1032_5476] } else { *seed };
+    let mut state =
+        if *seed == [0; 4] { [0x6745_2301, 0xEFCD_AB89, 0x98BA_DCFE, 0x1032_5476] } else { *seed };
     let hash = match algorithm.family {
         Family::Legacy => legacy(name, widen),
         Family::HalfMd4 => {
@@ -147,7 +148,8 @@ mod tests {
 
     #[test]
     fn sign_of_bytes() {
-        let hash = |version, unsigned| name_hash(Algorithm::of(version, unsigned).unwrap(), &SEED, "é".as_bytes());
+        let hash =
+            |version, unsigned| name_hash(Algorithm::of(version, unsigned).unwrap(), &SEED, "é".as_bytes());
         for family in 0..3 {
             assert_ne!(hash(family, false), hash(family, true), "{family}");
             assert_eq!(hash(family + 3, false), hash(family, true), "{family}");

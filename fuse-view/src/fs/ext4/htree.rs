@@ -24,7 +24,8 @@ type BadTree = String;
 impl Frame {
     fn new(node: DirBlock, is_root: bool) -> std::result::Result<Self, BadTree> {
         let bytes = node.bytes();
-        let entries_at = tree_entries_at(bytes).filter(|&at| is_root == (at == 32)).ok_or("no node of the hash tree")?;
+        let entries_at =
+            tree_entries_at(bytes).filter(|&at| is_root == (at == 32)).ok_or("no node of the hash tree")?;
         let (limit, count) = (usize::from(le16(bytes, entries_at)), usize::from(le16(bytes, entries_at + 2)));
         if count == 0 || count > limit || entries_at + 8 * limit > bytes.len() {
             return Err("a node of the hash tree with an impossible count".into());
@@ -55,7 +56,11 @@ impl Frame {
 
 impl Ext4 {
     /// Finds `name` by its hash. The outer error says that the tree is not usable, the inner one that the leaf is not.
-    pub(super) fn find_in_tree(&self, dir: &Inode, name: &[u8]) -> std::result::Result<Result<Option<u32>>, BadTree> {
+    pub(super) fn find_in_tree(
+        &self,
+        dir: &Inode,
+        name: &[u8],
+    ) -> std::result::Result<Result<Option<u32>>, BadTree> {
         let root = self.tree_node(dir, 0)?;
         let (version, levels) = (u8_at(root.bytes(), 28), u8_at(root.bytes(), 30));
         let algorithm = Algorithm::of(version, self.sb.hash_unsigned).ok_or("an unknown hash")?;
@@ -103,7 +108,13 @@ impl Ext4 {
     }
 
     /// Goes down from the last frame until there is one for each level.
-    fn descend(&self, dir: &Inode, frames: &mut Vec<Frame>, levels: usize, hash: u32) -> std::result::Result<(), BadTree> {
+    fn descend(
+        &self,
+        dir: &Inode,
+        frames: &mut Vec<Frame>,
+        levels: usize,
+        hash: u32,
+    ) -> std::result::Result<(), BadTree> {
         while frames.len() <= levels {
             let Some(child) = frames.last().map(Frame::child) else { break };
             let mut frame = Frame::new(self.tree_node(dir, child)?, false)?;
@@ -114,7 +125,13 @@ impl Ext4 {
     }
 
     /// Goes to the next leaf if it continues the run of `hash`.
-    fn next_leaf(&self, dir: &Inode, frames: &mut Vec<Frame>, levels: usize, hash: u32) -> std::result::Result<bool, BadTree> {
+    fn next_leaf(
+        &self,
+        dir: &Inode,
+        frames: &mut Vec<Frame>,
+        levels: usize,
+        hash: u32,
+    ) -> std::result::Result<bool, BadTree> {
         while frames.last().is_some_and(|frame| frame.at + 1 >= frame.count) {
             frames.pop();
         }

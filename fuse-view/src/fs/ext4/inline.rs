@@ -3,6 +3,7 @@
 use super::Ext4;
 use super::inode::{Inode, fit};
 use crate::{Error, Result};
+use std::ops::Range;
 
 /// Bytes before the first entry of an inline directory: the inode number of `..`.
 pub(super) const INLINE_HEAD: usize = 4;
@@ -20,9 +21,6 @@ impl Ext4 {
 
     /// Reads an inline file.
     pub(super) fn read_inline(&self, inode: &Inode, offset: u64, buf: &mut [u8]) -> Result<usize> {
-        if inode.size > self.sb.block_size() as u64 {
-            return Err(Error::Corrupt(format!("ext4 inode {}: inline content longer than a block", inode.ino)));
-        }
         let content = self.inline_content(inode)?;
         let len = fit(buf.len(), inode.size.saturating_sub(offset));
         let stored = content.get(fit(content.len(), offset)..).unwrap_or_default();
@@ -32,11 +30,20 @@ impl Ext4 {
         Ok(len)
     }
 
+    /// The next range of an inline file with data: what is stored, from `offset` on.
+    pub(super) fn next_inline(&self, inode: &Inode, offset: u64) -> Result<Option<Range<u64>>> {
+        let stored = self.inline_content(inode)?.len() as u64;
+        Ok((offset < stored).then_some(offset..stored))
+    }
+
     /// The bytes of an inline directory, and where the second part of its entries begins.
     pub(super) fn inline_dir(&self, dir: &Inode) -> Result<(Vec<u8>, usize)> {
         let bytes = self.inline_content(dir)?;
         if bytes.len() < INLINE_HEAD {
-            return Err(Error::Corrupt(format!("ext4 directory {}: an inline directory of no size", dir.ino)));
+            return Err(Error::Corrupt(format!(
+                "ext4 directory {}: an inline directory of no size",
+                dir.ino
+            )));
         }
         let split = bytes.len().min(dir.block_area().len());
         Ok((bytes, split))

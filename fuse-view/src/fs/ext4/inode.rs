@@ -130,7 +130,7 @@ impl TableReadahead {
         }
         if full && w.misses > w.reads / 8 {
             w.failures = (w.failures + 1).min(8);
-            w.single = WINDOW_READS * 8 << w.failures;
+            w.single = (WINDOW_READS * 8) << w.failures;
         } else {
             w.failures = 0;
         }
@@ -156,7 +156,8 @@ impl Ext4 {
         let sb = &self.sb;
         let base = table_start << sb.block_bits;
         let byte = index * sb.inode_size as u64;
-        let table_len = (u64::from(sb.inodes_per_group) * sb.inode_size as u64).next_multiple_of(1 << sb.block_bits);
+        let table_len =
+            (u64::from(sb.inodes_per_group) * sb.inode_size as u64).next_multiple_of(1 << sb.block_bits);
         let run_at = byte - byte % READAHEAD_BYTES as u64;
         let run_len = fit(READAHEAD_BYTES, table_len - run_at);
         if let Some(run) = self.cache.peek(Kind::InodeRun, base + run_at, run_len) {
@@ -251,19 +252,25 @@ impl Ext4 {
         let per_block = (sb.block_size() / sb.desc_size) as u64;
         let block = self.descriptor_block(group / per_block, per_block);
         if !sb.holds(block, 1) {
-            return Err(Error::Corrupt(format!("ext4 group {group}: its descriptor is outside of the file system")));
+            return Err(Error::Corrupt(format!(
+                "ext4 group {group}: its descriptor is outside of the file system"
+            )));
         }
         let piece = self.cache.get(Kind::Block, block << sb.block_bits, sb.block_size(), |_| Ok(()))?;
         let at = fit(usize::MAX, group % per_block) * sb.desc_size;
         let desc = piece.get(at..at + sb.desc_size).unwrap_or_default();
         if !self.descriptor_checksum_holds(group, desc) {
-            return Err(Error::Corrupt(format!("ext4 group {group}: the checksum of its descriptor is wrong")));
+            return Err(Error::Corrupt(format!(
+                "ext4 group {group}: the checksum of its descriptor is wrong"
+            )));
         }
         let high = if sb.desc_size >= 64 { u64::from(le32(desc, 0x28)) << 32 } else { 0 };
         let table = u64::from(le32(desc, 0x8)) | high;
         let blocks = (u64::from(sb.inodes_per_group) * sb.inode_size as u64).div_ceil(sb.block_size() as u64);
         if !sb.holds(table, blocks) {
-            return Err(Error::Corrupt(format!("ext4 group {group}: its inode table is outside of the file system")));
+            return Err(Error::Corrupt(format!(
+                "ext4 group {group}: its inode table is outside of the file system"
+            )));
         }
         Ok(table)
     }

@@ -17,7 +17,9 @@ impl Ext4 {
         }
         if self.sb.journal_dev != 0 {
             let uuid = super::uuid_text(&self.sb.journal_uuid);
-            return format!("partial: the journal is on another device, {uuid}; the newest changes may be missing");
+            return format!(
+                "partial: the journal is on another device, {uuid}; the newest changes may be missing"
+            );
         }
         match self.journal_start() {
             Ok((0, _)) => "clean".into(),

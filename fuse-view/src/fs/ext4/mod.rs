@@ -138,7 +138,7 @@ impl FsView for Ext4 {
             return Ok(None);
         }
         if inode.has(flag::INLINE_DATA) {
-            return Ok(Some(offset..inode.size));
+            return self.next_inline(&inode, offset);
         }
         self.next_mapped(&inode, offset)
     }
@@ -192,5 +192,6 @@ impl FsView for Ext4 {
 /// A UUID in its usual form.
 fn uuid_text(uuid: &[u8; 16]) -> String {
     let hex: Vec<String> = uuid.iter().map(|b| format!("{b:02x}")).collect();
-    [hex[..4].concat(), hex[4..6].concat(), hex[6..8].concat(), hex[8..10].concat(), hex[10..].concat()].join("-")
+    [hex[..4].concat(), hex[4..6].concat(), hex[6..8].concat(), hex[8..10].concat(), hex[10..].concat()]
+        .join("-")
 }

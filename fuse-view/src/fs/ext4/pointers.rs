@@ -87,7 +87,8 @@ mod tests {
     #[test]
     fn runs_of_pointers() {
         let bytes: Vec<u8> = [0u32, 0, 7, 8, 20, 0].iter().flat_map(|p| p.to_le_bytes()).collect();
-        let check = |slot, until, len, place| assert_eq!(run_of_pointers(&bytes, slot, until), Run { len, place });
+        let check =
+            |slot, until, len, place| assert_eq!(run_of_pointers(&bytes, slot, until), Run { len, place });
         check(0, Until::Contiguous, 2, Place::Hole);
         check(1, Until::AnyData, 1, Place::Hole);
         check(2, Until::Contiguous, 2, Place::Data(7));

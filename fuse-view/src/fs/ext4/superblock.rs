@@ -140,7 +140,8 @@ impl Superblock {
             overhead: u64::from(le32(&raw, 0x248)),
             first_data_block: u64::from(le32(&raw, 0x14)),
             block_bits: le32(&raw, 0x18).min(100) + 10,
-            cluster_bits: le32(&raw, if ro_compat & ro_compat::BIGALLOC != 0 { 0x1C } else { 0x18 }).min(100) + 10,
+            cluster_bits: le32(&raw, if ro_compat & ro_compat::BIGALLOC != 0 { 0x1C } else { 0x18 }).min(100)
+                + 10,
             blocks_per_group: u64::from(le32(&raw, 0x20)),
             inodes_per_group: le32(&raw, 0x28),
             inode_size: if rev0 { 128 } else { usize::from(le16(&raw, 0x58)) },
@@ -169,7 +170,9 @@ impl Superblock {
         if !(self.block_bits..=30).contains(&self.cluster_bits) {
             return Err(corrupt("the cluster size is impossible"));
         }
-        if self.blocks_per_group == 0 || self.blocks_per_group >> (self.cluster_bits - self.block_bits) > bits_per_block {
+        if self.blocks_per_group == 0
+            || self.blocks_per_group >> (self.cluster_bits - self.block_bits) > bits_per_block
+        {
             return Err(corrupt("the number of blocks per group is impossible"));
         }
         if !self.inode_size.is_power_of_two() || !(128..=self.block_size()).contains(&self.inode_size) {
@@ -179,7 +182,9 @@ impl Superblock {
             return Err(corrupt("the number of inodes per group is impossible"));
         }
         let wide_desc = self.has(incompat::SIXTY_FOUR_BIT);
-        if wide_desc && (!self.desc_size.is_power_of_two() || !(64..=self.block_size()).contains(&self.desc_size)) {
+        if wide_desc
+            && (!self.desc_size.is_power_of_two() || !(64..=self.block_size()).contains(&self.desc_size))
+        {
             return Err(corrupt("the size of group descriptors is impossible"));
         }
         if self.blocks <= self.first_data_block || self.blocks >= 1 << 48 || self.first_data_block > 1 {
@@ -219,7 +224,9 @@ impl Superblock {
 
     /// Whether blocks `start..start + len` can hold something of a file.
     pub fn holds(&self, start: u64, len: u64) -> bool {
-        start >= self.first_data_block && start > 0 && start.checked_add(len).is_some_and(|end| end <= self.blocks)
+        start >= self.first_data_block
+            && start > 0
+            && start.checked_add(len).is_some_and(|end| end <= self.blocks)
     }
 
     /// Whether `group` begins with a copy of the superblock.
@@ -297,6 +304,9 @@ mod tests {
     fn unknown_features_are_refused_by_name() {
         refuse_unknown(incompat::KNOWN).unwrap();
         let text = refuse_unknown(0x8 | 0x1 | 0x8000_0000).unwrap_err().to_string();
-        assert!(text.contains("compression") && text.contains("journal_dev") && text.contains("0x80000000"), "{text}");
+        assert!(
+            text.contains("compression") && text.contains("journal_dev") && text.contains("0x80000000"),
+            "{text}"
+        );
     }
 }

@@ -51,7 +51,11 @@ fn prefix(index: u8) -> Option<&'static [u8]> {
 }
 
 /// The attributes whose entries begin at `first` of `area`; values are counted from `values_from`.
-fn parse(area: &[u8], first: usize, values_from: usize) -> std::result::Result<Vec<RawXattr<'_>>, &'static str> {
+fn parse(
+    area: &[u8],
+    first: usize,
+    values_from: usize,
+) -> std::result::Result<Vec<RawXattr<'_>>, &'static str> {
     let mut found = Vec::new();
     let mut at = first;
     // An entry takes at least 16 bytes, so the area bounds their number.
@@ -64,7 +68,7 @@ fn parse(area: &[u8], first: usize, values_from: usize) -> std::result::Result<V
             Value::Inode { ino: inode, len: u64::from(len) }
         } else {
             let start = values_from + usize::from(le16(area, at + 2));
-            let end = start.checked_add(fit(usize::MAX, u64::from(len))).unwrap_or(usize::MAX);
+            let end = start.saturating_add(fit(usize::MAX, u64::from(len)));
             if len != 0 && end > area.len() {
                 return Err("an attribute value that leaves its area");
             }
@@ -108,7 +112,8 @@ impl Ext4 {
                 Value::Inode { ino, len } => self.value_inode(inode, ino, len)?,
             };
             let value = if matches!(raw.index, 2 | 3) {
-                acl_to_kernel(&value).ok_or_else(|| bad(inode, "an access control list of impossible form"))?
+                acl_to_kernel(&value)
+                    .ok_or_else(|| bad(inode, "an access control list of impossible form"))?
             } else {
                 value
             };
@@ -122,7 +127,8 @@ impl Ext4 {
         if !sb.holds(inode.xattr_block, 1) {
             return Err(bad(inode, "the block of attributes is outside of the file system"));
         }
-        let piece = self.cache.get(Kind::Block, inode.xattr_block << sb.block_bits, sb.block_size(), |_| Ok(()))?;
+        let piece =
+            self.cache.get(Kind::Block, inode.xattr_block << sb.block_bits, sb.block_size(), |_| Ok(()))?;
         if le32(&piece, 0) != MAGIC || le32(&piece, 8) != 1 {
             return Err(bad(inode, "the block of attributes has no header"));
         }
@@ -141,7 +147,11 @@ impl Ext4 {
             return Err(bad(owner, "an attribute value of impossible size"));
         }
         let inode = self.inode(ino)?;
-        if !inode.has(flag::EA_INODE) || inode.kind != FileKind::File || inode.size != len || inode.has(flag::INLINE_DATA) {
+        if !inode.has(flag::EA_INODE)
+            || inode.kind != FileKind::File
+            || inode.size != len
+            || inode.has(flag::INLINE_DATA)
+        {
             return Err(bad(owner, "an attribute value in an inode that is no such inode"));
         }
         let mut value = vec![0; fit(usize::MAX, len)];
