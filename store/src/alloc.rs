@@ -218,7 +218,8 @@ impl Allocator {
     /// `NoSpace` only if the caller had reserved nothing.
     pub fn take(&self, stream: Stream, n: u64) -> Result<(Phys, u64)> {
         let mut i = self.inner.lock();
-        let (p, len) = i.find(stream, n, self.first_segment).ok_or_else(|| Error::no_space("the pool is full"))?;
+        let (p, len) =
+            i.find(stream, n, self.first_segment).ok_or_else(|| Error::no_space("the pool is full"))?;
         i.used.change(p, len, true)?;
         i.free -= len;
         if let Stream::Data(_) = stream {
@@ -274,7 +275,8 @@ impl Allocator {
             return None;
         }
         let first = (self.first_segment..i.used.segments()).find(|s| !i.backed[mem(*s)])?;
-        let n = (first..i.used.segments()).take(mem(BACK_SEGMENTS)).take_while(|s| !i.backed[mem(*s)]).count();
+        let n =
+            (first..i.used.segments()).take(mem(BACK_SEGMENTS)).take_while(|s| !i.backed[mem(*s)]).count();
         Some((first, n as u64))
     }
 
@@ -341,7 +343,10 @@ impl Inner {
         let segments = self.used.segments();
         let ring = (self.rover..segments).chain(first..self.rover);
         let usable = |s: &u64, least: u64| self.backed[mem(*s)] && self.used.free_in(*s) >= least;
-        let found = ring.clone().find(|s| usable(s, SEGMENT_BLOCKS)).or_else(|| ring.clone().find(|s| usable(s, 1)))?;
+        let found = ring
+            .clone()
+            .find(|s| usable(s, SEGMENT_BLOCKS))
+            .or_else(|| ring.clone().find(|s| usable(s, 1)))?;
         self.rover = found;
         self.used.run(found, 0, n).map(|run| at(found, run))
     }

@@ -250,7 +250,8 @@ impl Catalog {
             Record::Clone { source, volume, head, epoch, created_at, name, labels } => {
                 self.saw(&[volume.0, head.0], *epoch);
                 let s = self.version(*source)?;
-                let new = new_head(*head, Some(*source), *epoch, *volume, s.size_blocks, s.root, s.mapped_blocks);
+                let new =
+                    new_head(*head, Some(*source), *epoch, *volume, s.size_blocks, s.root, s.mapped_blocks);
                 self.insert_version(new);
                 self.insert_volume(VolumeRecord {
                     id: *volume,

@@ -13,8 +13,8 @@ use crate::map::NodeCache;
 use crate::map::tree::{leaf_view, upper_entries};
 use crate::pool::Environment;
 use crate::pool::open_for_check::{read_checkpoint, read_segments, read_superblock};
-use crate::types::{BLOCK_BYTES, Phys, SEGMENT_BLOCKS, mem};
-use crate::{Error, ErrorKind, Pool, Result};
+use crate::types::{Phys, SEGMENT_BLOCKS, mem};
+use crate::{ErrorKind, Pool, Result};
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -52,15 +52,15 @@ impl Pool {
     /// # Errors
     /// `NotFound`, `Busy`, `Unsupported`, `Io`. Damage is no error but a finding.
     pub fn check(path: &Path, progress: &mut dyn FnMut(u64, u64)) -> Result<CheckReport> {
-        let dev = Arc::new(FileDev::open(path, Lock::Shared)?);
-        check_device(dev, progress)
+        let dev: Arc<dyn BlockDev> = Arc::new(FileDev::open(path, Lock::Shared)?);
+        check_device(&dev, progress)
     }
 }
 
 /// Checks the pool on a device.
-pub fn check_device(dev: Arc<dyn BlockDev>, progress: &mut dyn FnMut(u64, u64)) -> Result<CheckReport> {
+pub fn check_device(dev: &Arc<dyn BlockDev>, progress: &mut dyn FnMut(u64, u64)) -> Result<CheckReport> {
     let mut report = CheckReport::default();
-    match check_parts(&dev, &mut report, progress) {
+    match check_parts(dev, &mut report, progress) {
         Err(e) if e.kind() == ErrorKind::Damaged => report.note("pool", e.to_string()),
         Err(e) => return Err(e),
         Ok(()) => {}
@@ -208,7 +208,16 @@ impl Checker<'_> {
     }
 
     #[allow(clippy::too_many_arguments)] // one place in the tree, spelled out
-    fn walk_children(&mut self, v: &Version, p: Phys, sum: u32, level: u8, base: u64, birth: u64, place: &str) {
+    fn walk_children(
+        &mut self,
+        v: &Version,
+        p: Phys,
+        sum: u32,
+        level: u8,
+        base: u64,
+        birth: u64,
+        place: &str,
+    ) {
         let entries = self.cache.load(p, sum).and_then(|node| upper_entries(&node));
         match entries {
             Err(e) => self.report.note(place, format!("blocks {base} and following: {e}")),
@@ -235,7 +244,8 @@ impl Checker<'_> {
                 match (used, referred) {
                     (true, false) => self.report.note("segment table", format!("block {block} is leaked")),
                     (false, true) => {
-                        self.report.note("segment table", format!("block {block} is used but marked as free"));
+                        self.report
+                            .note("segment table", format!("block {block} is used but marked as free"));
                     }
                     _ => {}
                 }
@@ -255,11 +265,3 @@ fn name_of(checkpoint: &Checkpoint, v: &Version) -> String {
         Kind::Snapshot { name, .. } => format!("snapshot {volume}@{name}"),
     }
 }
-
-impl From<Finding> for Error {
-    fn from(f: Finding) -> Self {
-        Self::damaged(format!("{}: {}", f.place, f.message))
-    }
-}
-
-const _: () = assert!(BLOCK_BYTES == 4096);

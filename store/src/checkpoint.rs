@@ -17,7 +17,7 @@ use crate::log::writer::FlushError;
 use crate::map::delete::{Deletion, walk};
 use crate::map::merge::{Merger, NodeWriter, Origin};
 use crate::memtable::Layer;
-use crate::types::{BLOCK, BLOCK_BYTES, Epoch, Lsn, Phys, VersionId, mem};
+use crate::types::{BLOCK, Epoch, Lsn, Phys, VersionId, mem};
 use crate::{Error, Result};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -105,7 +105,7 @@ impl Core {
             (0..*n).for_each(|i| self.cache.forget(p.plus(i)));
             self.alloc.free(*p, *n)?;
         }
-        if b.slice.is_some() || next_doomed(&*self.catalog.lock()).is_some() {
+        if b.slice.is_some() || next_doomed(&self.catalog.lock()).is_some() {
             self.poke();
         }
         Ok(())
@@ -209,7 +209,11 @@ impl Builder<'_> {
 
     /// Writes the segment table's changed pages to their other slots, and the checkpoint's own pages. Returns
     /// the first page, its checksum, the bytes, and all pages.
-    fn write_pages(&mut self, state: &mut CheckpointState, number: u64) -> Result<(Phys, u32, u64, Vec<Phys>)> {
+    fn write_pages(
+        &mut self,
+        state: &mut CheckpointState,
+        number: u64,
+    ) -> Result<(Phys, u32, u64, Vec<Phys>)> {
         for p in &state.pages {
             self.core.alloc.unmerge(*p, 1)?;
             self.freed.push((*p, 1));
@@ -328,5 +332,3 @@ pub fn link_pages(blob: &[u8], places: &[Phys]) -> (u32, Vec<[u8; BLOCK]>) {
     images.reverse();
     (next.expect("a checkpoint is not empty").1, images)
 }
-
-const _: () = assert!(BLOCK_BYTES == 4096);

@@ -203,7 +203,13 @@ impl Core {
 
     /// Like [`Core::try_reserve`], but finds room first: backs more of the pool file, then lets a checkpoint
     /// free what was dropped since the last one.
-    pub fn reserve(&self, blocks: u64, nodes: u64, records: u64, freeing: bool) -> Result<Option<Reservation<'_>>> {
+    pub fn reserve(
+        &self,
+        blocks: u64,
+        nodes: u64,
+        records: u64,
+        freeing: bool,
+    ) -> Result<Option<Reservation<'_>>> {
         let again = || self.try_reserve(blocks, nodes, records, freeing);
         if let found @ Some(_) = again()? {
             return Ok(found);
@@ -254,7 +260,8 @@ impl Core {
         let after = live.active.len();
         drop(live);
         reservation.ring -= frames;
-        let data: u64 = records.iter().map(|r| if let Record::Map { n, .. } = r { u64::from(*n) } else { 0 }).sum();
+        let data: u64 =
+            records.iter().map(|r| if let Record::Map { n, .. } = r { u64::from(*n) } else { 0 }).sum();
         reservation.settle_nodes(data, nodes);
         let spans = (after as u64).wrapping_sub(before as u64);
         let total = self.spans.fetch_add(spans, Ordering::Relaxed).wrapping_add(spans);
@@ -389,4 +396,3 @@ impl Drop for Reservation<'_> {
         self.core.log.unreserve(self.ring);
     }
 }
-

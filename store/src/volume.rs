@@ -29,6 +29,11 @@ pub struct Volume {
     pub(crate) size_blocks: AtomicU64,
 }
 
+/// Whether both ends lie between blocks.
+fn is_whole(range: &Range<u64>) -> bool {
+    range.start.is_multiple_of(BLOCK_BYTES) && range.end.is_multiple_of(BLOCK_BYTES)
+}
+
 fn blocks_of(range: &Range<u64>) -> Range<u64> {
     range.start / BLOCK_BYTES..range.end.div_ceil(BLOCK_BYTES)
 }
@@ -129,7 +134,7 @@ impl Volume {
             return Ok(None);
         }
         let whole;
-        let bytes = if range.start % BLOCK_BYTES == 0 && range.end % BLOCK_BYTES == 0 {
+        let bytes = if is_whole(range) {
             bytes
         } else {
             // The rest of the blocks at the ends: their old bytes, or zeros (H19).
@@ -152,7 +157,13 @@ impl Volume {
         Error::no_space(what).hint("delete snapshots or volumes, or discard (fstrim) what is not used")
     }
 
-    fn widen(&self, head: &Cell, range: &Range<u64>, blocks: &Range<u64>, bytes: &[u8]) -> Result<AlignedBuf> {
+    fn widen(
+        &self,
+        head: &Cell,
+        range: &Range<u64>,
+        blocks: &Range<u64>,
+        bytes: &[u8],
+    ) -> Result<AlignedBuf> {
         let mut whole = AlignedBuf::reused(byte_index(blocks.end - blocks.start));
         let (first, last) = (blocks.start, blocks.end - 1);
         self.core.read_blocks(head, first, &mut whole[..byte_index(1)])?;
@@ -334,7 +345,7 @@ fn mapped(record: &Record) -> u64 {
 
 /// Reads any byte range of a version.
 pub(crate) fn read_bytes(core: &Core, cell: &Cell, range: Range<u64>, buf: &mut [u8]) -> Result<()> {
-    if range.start % BLOCK_BYTES == 0 && range.end % BLOCK_BYTES == 0 {
+    if is_whole(&range) {
         return core.read_blocks(cell, range.start / BLOCK_BYTES, buf);
     }
     let blocks = blocks_of(&range);

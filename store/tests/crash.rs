@@ -75,7 +75,7 @@ impl Again for World {
     fn again(&mut self, r: &mut Rng) {
         let in_recovery = r.below(3) == 0;
         if in_recovery {
-            self.stop(ENDS[r.below(7) as usize], r);
+            self.stop(*r.pick(&ENDS), r);
             self.pending = None;
             self.dev.die_at(1 + r.below(3));
             if self.try_open().is_ok() {
@@ -85,7 +85,7 @@ impl Again for World {
             self.dev.die_at(self.dev.steps() + 1 + r.below(60));
             live(self, r, 20);
         }
-        self.crash(ENDS[r.below(7) as usize], r);
+        self.crash(*r.pick(&ENDS), r);
     }
 }
 

@@ -183,7 +183,7 @@ impl Superblock {
         let inside = |part, n: u64| end(part).is_some_and(|e| e <= n);
         let ok = self.0.block_bytes.get() == 4096
             && l.total_blocks <= 1 << 38
-            && l.data_start % 256 == 0
+            && l.data_start.is_multiple_of(256)
             && l.data_start <= l.total_blocks
             && l.log.1 >= 8
             && inside(l.log, l.data_start)
@@ -279,8 +279,10 @@ impl Superblock {
         match (a.verify(writable)?, b.verify(writable)?) {
             (Some(a), Some(b)) => Ok(if a.sequence() > b.sequence() { a } else { b }),
             (Some(one), None) | (None, Some(one)) => Ok(one),
-            (None, None) if blank => Err(Error::not_found("there is no cowslip pool here")
-                .hint("`cowslip pool init PATH` makes one")),
+            (None, None) if blank => {
+                Err(Error::not_found("there is no cowslip pool here")
+                    .hint("`cowslip pool init PATH` makes one"))
+            }
             (None, None) => Err(Error::damaged("both superblocks fail their checksum")),
         }
     }

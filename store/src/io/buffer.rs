@@ -71,5 +71,5 @@ impl DerefMut for AlignedBuf {
 
 /// Whether direct I/O can use this memory as it is.
 pub fn is_aligned(buf: &[u8]) -> bool {
-    buf.as_ptr().addr() % 512 == 0
+    buf.as_ptr().addr().is_multiple_of(512)
 }

@@ -183,7 +183,8 @@ impl BlockDev for FileDev {
         let (Ok(offset), Ok(len)) = (offset, len) else { return Err(ended_early("allocation")) };
         loop {
             // SAFETY: the descriptor is open; fallocate touches no memory of ours.
-            if unsafe { libc::fallocate(self.file.as_raw_fd(), libc::FALLOC_FL_KEEP_SIZE, offset, len) } == 0 {
+            if unsafe { libc::fallocate(self.file.as_raw_fd(), libc::FALLOC_FL_KEEP_SIZE, offset, len) } == 0
+            {
                 return Ok(());
             }
             let e = io::Error::last_os_error();

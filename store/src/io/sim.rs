@@ -2,8 +2,8 @@
 //! keeps, drops or tears each of them (at 512 bytes), in any combination.
 
 use super::BlockDev;
+use crate::types::{BLOCK, mem};
 use parking_lot::Mutex;
-use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 
@@ -21,8 +21,8 @@ pub enum Fault {
 
 #[derive(Default, Clone)]
 struct State {
-    /// Durable sectors.
-    base: HashMap<u64, Arc<[u8; SECTOR]>>,
+    /// Durable blocks; copies of a device share them.
+    base: Vec<Option<Arc<[u8; BLOCK]>>>,
     /// Writes since the last sync: offset, bytes.
     pending: Vec<(u64, Vec<u8>)>,
     /// Writes and syncs so far.
@@ -59,7 +59,8 @@ pub enum Survival {
 impl SimDev {
     /// A device of `len` zero bytes.
     pub fn new(len: u64) -> Self {
-        Self { len, state: Arc::default() }
+        let base = vec![None; mem(len / BLOCK as u64)];
+        Self { len, state: Arc::new(Mutex::new(State { base, ..State::default() })) }
     }
 
     /// Writes and syncs so far.
@@ -97,7 +98,7 @@ impl SimDev {
                     Survival::Sectors => random() & 1 == 0,
                 };
                 if keep {
-                    state.base.insert(offset / SECTOR as u64 + i as u64, Arc::new(sector.try_into().expect("512")));
+                    put(&mut state.base, offset + (i * SECTOR) as u64, sector);
                 }
             }
         }
@@ -121,15 +122,13 @@ impl SimDev {
     pub fn flip(&self, byte: u64, bit: u8) {
         let mut s = self.state.lock();
         Self::settle(&mut s);
-        let sector = s.base.entry(byte / SECTOR as u64).or_insert_with(|| Arc::new([0; SECTOR]));
-        Arc::make_mut(sector)[usize::try_from(byte % SECTOR as u64).expect("small")] ^= 1 << bit;
+        let block = s.base[mem(byte / BLOCK as u64)].get_or_insert_with(|| Arc::new([0; BLOCK]));
+        Arc::make_mut(block)[mem(byte % BLOCK as u64)] ^= 1 << bit;
     }
 
     fn settle(s: &mut State) {
         for (offset, bytes) in std::mem::take(&mut s.pending) {
-            for (i, sector) in bytes.chunks(SECTOR).enumerate() {
-                s.base.insert(offset / SECTOR as u64 + i as u64, Arc::new(sector.try_into().expect("512")));
-            }
+            put(&mut s.base, offset, &bytes);
         }
     }
 
@@ -148,15 +147,29 @@ impl SimDev {
     }
 }
 
+/// Copies bytes into blocks; they may begin and end anywhere.
+fn put(base: &mut [Option<Arc<[u8; BLOCK]>>], offset: u64, bytes: &[u8]) {
+    let mut at = mem(offset);
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let from = at % BLOCK;
+        let (now, later) = rest.split_at(rest.len().min(BLOCK - from));
+        let block = base[at / BLOCK].get_or_insert_with(|| Arc::new([0; BLOCK]));
+        Arc::make_mut(block)[from..from + now.len()].copy_from_slice(now);
+        at += now.len();
+        rest = later;
+    }
+}
+
 impl BlockDev for SimDev {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
         if offset + buf.len() as u64 > self.len {
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "read beyond the end of the pool"));
         }
         let s = self.state.lock();
-        for (i, out) in buf.chunks_mut(SECTOR).enumerate() {
-            match s.base.get(&(offset / SECTOR as u64 + i as u64)) {
-                Some(sector) => out.copy_from_slice(&sector[..out.len()]),
+        for (block, out) in s.base[mem(offset / BLOCK as u64)..].iter().zip(buf.chunks_mut(BLOCK)) {
+            match block {
+                Some(block) => out.copy_from_slice(&block[..out.len()]),
                 None => out.fill(0),
             }
         }

@@ -81,11 +81,7 @@ impl Stream {
 }
 
 /// Feeds the records of the ring that follow `from` to `apply`; returns the LSN after the last.
-pub fn from_ring(
-    ring: &Ring,
-    from: Lsn,
-    apply: &mut dyn FnMut(Record, Lsn) -> Result<()>,
-) -> Result<Lsn> {
+pub fn from_ring(ring: &Ring, from: Lsn, apply: &mut dyn FnMut(Record, Lsn) -> Result<()>) -> Result<Lsn> {
     let mut lsn = from;
     let mut frame = Vec::new();
     while lsn.0 - from.0 < ring.capacity() {

@@ -316,7 +316,10 @@ impl Log {
                 w.next = Position { index: index + 1, chain };
                 at.0 += len as u64;
             }
-            assert!(w.next.index - self.tail.load(Ordering::Acquire) <= self.blocks, "the log never overtakes itself");
+            assert!(
+                w.next.index - self.tail.load(Ordering::Acquire) <= self.blocks,
+                "the log never overtakes itself"
+            );
             let offset = (self.start + first % self.blocks) * BLOCK_BYTES;
             self.dev.write_at(offset, &group).map_err(|e| Error::io("write log", e))?;
         }

@@ -122,8 +122,7 @@ impl Merger<'_, '_> {
     /// The tree with the layer's changes.
     pub fn merge(&mut self, root: Root, layer: &Layer) -> Result<Root> {
         let mut spans: Vec<_> = layer.spans().collect();
-        let data_end =
-            spans.iter().filter(|s| s.2 != Target::Hole).map(|s| s.0 + s.1).max().unwrap_or(0);
+        let data_end = spans.iter().filter(|s| s.2 != Target::Hole).map(|s| s.0 + s.1).max().unwrap_or(0);
         let mut height = root.height;
         while span(height) < data_end {
             height += 1;
@@ -181,8 +180,7 @@ impl Merger<'_, '_> {
             let count = rest.iter().take_while(|(l, _, _)| *l < at + size).count();
             after.push(self.apply(*s, level - 1, at, &rest[..count])?);
         }
-        let unchanged =
-            before.iter().zip(&after).all(|(b, a)| matches!(b, Source::Child(c) if c == a));
+        let unchanged = before.iter().zip(&after).all(|(b, a)| matches!(b, Source::Child(c) if c == a));
         match source {
             Source::Child(child) if unchanged => return Ok(child),
             Source::Child(child) => self.drop_node(child, level, base)?,

@@ -51,7 +51,7 @@ fn check_size(bytes: u64) -> Result<u64> {
     if bytes > MAX_VOLUME_BYTES {
         return Err(Error::invalid(format!("{bytes} bytes are more than a volume can have (1 PiB)")));
     }
-    if bytes % BLOCK_BYTES != 0 {
+    if !bytes.is_multiple_of(BLOCK_BYTES) {
         let below = bytes - bytes % BLOCK_BYTES;
         return Err(Error::invalid(format!("a volume's size is a multiple of 4096 bytes, {bytes} is not"))
             .hint(format!("the nearest sizes are {below} and {}", below + BLOCK_BYTES)));

@@ -79,7 +79,9 @@ fn init_in(dir: &Path, options: &InitOptions) -> Result<()> {
         set_nocow(&file);
         let size = match options.size_bytes {
             Some(n) => n,
-            None => statfs(&file).map(|s| s.f_bavail * u64::try_from(s.f_bsize).unwrap_or(0)).map_err(what)?,
+            None => {
+                statfs(&file).map(|s| s.f_bavail * u64::try_from(s.f_bsize).unwrap_or(0)).map_err(what)?
+            }
         };
         drop(file);
         let layout = layout(size, options)?;

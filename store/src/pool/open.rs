@@ -45,14 +45,17 @@ impl Default for OpenOptions {
     }
 }
 
+/// Makes the ring for a pool id and a size in bytes; `Err` holds the reason why there is none.
+pub type RingMaker<'a> = dyn FnMut(&[u8; 16], u64) -> std::result::Result<Ring, String> + 'a;
+
 /// What a pool runs in: the parts that tests replace.
 pub struct Environment<'a> {
     /// Name of the pool in messages.
     pub path: PathBuf,
     /// Boot id of the host.
     pub boot_id: [u8; 16],
-    /// Makes the ring for a pool id and a size in bytes; `Err` holds the reason why there is none.
-    pub ring: &'a mut dyn FnMut(&[u8; 16], u64) -> std::result::Result<Ring, String>,
+    /// Makes the ring.
+    pub ring: &'a mut RingMaker<'a>,
     /// Nothing is written.
     pub read_only: bool,
     /// A thread runs checkpoints; without it they run where they are needed.
@@ -234,10 +237,9 @@ impl Replay {
             Record::Unmap { version, .. } => *version,
             other => return perform(&mut self.catalog, &mut self.cells, other),
         };
-        let cell = self
-            .cells
-            .get(&version)
-            .ok_or_else(|| Error::damaged(format!("the log changes version {}, which is not there", version.0)))?;
+        let cell = self.cells.get(&version).ok_or_else(|| {
+            Error::damaged(format!("the log changes version {}, which is not there", version.0))
+        })?;
         let nodes = enter(&mut cell.live.write().active, record, lsn);
         alloc.settle(0, nodes);
         Ok(())
@@ -420,7 +422,7 @@ fn has_work(core: &Core) -> bool {
     core.log.is_half_full()
         || core.spans.load(Ordering::Relaxed) > 1_000_000
         || core.has_many_layers()
-        || crate::checkpoint::next_doomed(&*core.catalog.lock()).is_some()
+        || crate::checkpoint::next_doomed(&core.catalog.lock()).is_some()
 }
 
 /// Name of a snapshot version.

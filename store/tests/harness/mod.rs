@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use store::io::BlockDev;
 use store::io::sim::{SimDev, Survival};
 use store::log::Ring;
 use store::log::ring::SharedBytes;
@@ -29,6 +30,9 @@ impl Rng {
     }
     pub fn below(&mut self, n: u64) -> u64 {
         self.next() % n
+    }
+    pub fn pick<'a, T>(&mut self, all: &'a [T]) -> &'a T {
+        &all[self.below(all.len() as u64) as usize]
     }
 }
 
@@ -152,8 +156,14 @@ impl World {
     /// Performs one operation on pool and model. `Err`: the disk is gone (the operation stays pending).
     /// Refusals (names taken, no space, …) are no error and change nothing.
     pub fn run(&mut self, op: &Op) -> Result<(), String> {
+        if std::env::var_os("COWSLIP_CRASH_TRACE").is_some() {
+            eprintln!("step {} {op:?} (stamp {:x})", self.dev.steps(), self.stamp + 1);
+        }
         self.pending = Some(op.clone());
         let result = self.perform(op);
+        if std::env::var_os("COWSLIP_CRASH_TRACE").is_some() {
+            eprintln!("  -> {result:?}");
+        }
         match result {
             Ok(()) => {}
             Err(e) if matches!(e.kind(), store::ErrorKind::Io | store::ErrorKind::Poisoned) => {
@@ -314,7 +324,8 @@ impl World {
 
     /// Compares everything with what is allowed after `end`, and takes over what is found.
     pub fn verify(&mut self, end: End) {
-        let report = check_device(Arc::new(self.dev.clone()), &mut |_, _| {}).expect("check runs");
+        let report = check_device(&(Arc::new(self.dev.clone()) as Arc<dyn BlockDev>), &mut |_, _| {})
+            .expect("check runs");
         assert!(report.findings.is_empty(), "check: {:?}", report.findings);
         let pending = self.pending.take();
         let pool = self.pool().clone();
@@ -335,7 +346,17 @@ impl World {
                 self.compare(name, v, &got, end, pending.as_ref());
             }
             let new = found.volumes.get_mut(name).expect("same names");
-            *new = ModelVolume { blocks: v.blocks, now: got, maybe: BTreeMap::new() };
+            // After the death of the process alone, what was not flushed is still not durable.
+            let mut maybe = if end == End::Death { v.maybe.clone() } else { BTreeMap::new() };
+            if end == End::Death {
+                for s in 0..v.blocks * SECTORS {
+                    let (old, now) = (v.now.get(&s).copied().unwrap_or(0), got.get(&s).copied().unwrap_or(0));
+                    if old != now {
+                        maybe.entry(s).or_default().insert(old);
+                    }
+                }
+            }
+            *new = ModelVolume { blocks: v.blocks, now: got, maybe };
         }
         for ((volume, snapshot), (blocks, content)) in &expected.snapshots {
             let got = read_snapshot(&pool, volume, snapshot, *blocks);
@@ -343,8 +364,17 @@ impl World {
         }
         let listed: BTreeSet<_> =
             pool.snapshots(None).expect("lists").into_iter().map(|s| (s.volume, s.name)).collect();
-        assert_eq!(listed, expected.snapshots.keys().cloned().collect::<BTreeSet<_>>(), "pending {pending:?}");
+        assert_eq!(
+            listed,
+            expected.snapshots.keys().cloned().collect::<BTreeSet<_>>(),
+            "pending {pending:?}"
+        );
         self.model = found;
+        if pending.as_ref().is_some_and(|op| touched(op).is_none()) {
+            // What the model took over of a change of the catalog is to stay.
+            pool.flush().expect("flushes");
+            self.model.flushed();
+        }
     }
 
     fn compare(&self, name: &str, v: &ModelVolume, got: &Content, end: End, pending: Option<&Op>) {
@@ -523,13 +553,16 @@ fn resolve_control(pool: &Arc<Pool>, model: &Model, pending: Option<&Op>) -> Mod
             there > 0
         }
         Some(Op::DeleteSnapshot { volume, snapshot }) => {
-            model.snapshots.contains_key(&(volume.clone(), snapshot.clone())) && !has_snapshot(volume, snapshot)
+            model.snapshots.contains_key(&(volume.clone(), snapshot.clone()))
+                && !has_snapshot(volume, snapshot)
         }
         Some(Op::DeleteVolume { name }) => {
             model.volumes.contains_key(name) && !pool.volumes().iter().any(|v| v.name == *name)
         }
         Some(Op::Rename { old, new }) => {
-            old != new && model.volumes.contains_key(old) && pool.volumes().iter().any(|v| v.name == *new)
+            old != new
+                && model.volumes.contains_key(old)
+                && pool.volumes().iter().any(|v| v.name == *new)
                 && !model.volumes.contains_key(new)
         }
         Some(Op::Resize { name, blocks }) => {
@@ -572,7 +605,8 @@ pub fn random_op(m: &Model, r: &mut Rng) -> Op {
     let long = r.below(12) == 0;
     let n = (1 + r.below(if long { 600 } else { 6 })).min(blocks - l);
     let snapshots: Vec<_> = m.snapshots.keys().collect();
-    let pick = |r: &mut Rng| snapshots.get(r.below(snapshots.len().max(1) as u64) as usize).map(|k| (*k).clone());
+    let pick =
+        |r: &mut Rng| snapshots.get(r.below(snapshots.len().max(1) as u64) as usize).map(|k| (*k).clone());
     match r.below(100) {
         0..45 => Op::Write { volume, l, n, fua: r.below(8) == 0 },
         45..50 => {
