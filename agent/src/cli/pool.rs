@@ -31,7 +31,7 @@ pub fn run(context: &mut Context, command: &PoolCommand) -> Result<ExitCode> {
 fn init(context: &mut Context, args: &PoolInitArgs) -> Result<()> {
     context.refuse_pool("pool init takes the pool as its argument")?;
     let size_bytes = args.size.as_deref().map(sizes::parse_volume).transpose()?;
-    let options = store::InitOptions { size_bytes, force: args.force };
+    let options = store::InitOptions { size_bytes, force: args.force, ..store::InitOptions::default() };
     let pool = Pool::from(store::Pool::init(&args.path, &options)?);
     if context.out.json {
         return context.out.json_line(&pool);

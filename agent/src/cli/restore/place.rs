@@ -167,10 +167,11 @@ mod tests {
         std::os::unix::fs::symlink("/real", inside.join("link")).unwrap();
         let mounts = [mount(&inside, "/", 0, false)];
         let place = |path: &str| in_volume("db", &mounts, 0, path.as_bytes());
-        let real = place("/real/x").unwrap().path();
-        assert_eq!(fs::canonicalize(real).unwrap(), fs::canonicalize(inside.join("real")).unwrap());
-        let linked = place("/link/x").unwrap().path();
-        assert_eq!(fs::canonicalize(linked).unwrap(), fs::canonicalize(inside.join("real")).unwrap());
+        for (path, dir) in [("/real/x", "real"), ("/link/x", "real"), ("/x", "")] {
+            let found = place(path).unwrap();
+            let want = fs::canonicalize(inside.join(dir)).unwrap();
+            assert_eq!(fs::canonicalize(found.path()).unwrap(), want, "{path}");
+        }
         assert_eq!(place("/trap/x").err().map(|f| f.exit_code()), Some(3));
         assert_eq!(place("/gone/x").err().map(|f| f.exit_code()), Some(3));
         assert_eq!(
