@@ -22,7 +22,7 @@ impl Agent {
     fn new() -> Self {
         // A pool is opened with O_DIRECT, which a tmpfs may refuse.
         let dir = tempfile::tempdir_in("/var/tmp").unwrap();
-        let options = store::InitOptions { size_bytes: Some(256 * MIB), force: false };
+        let options = store::InitOptions { size_bytes: Some(256 * MIB), ..Default::default() };
         store::Pool::init(&dir.path().join("pool"), &options).unwrap();
         let mut agent = Self { dir, process: None };
         agent.write_config("");

@@ -124,7 +124,7 @@ mod tests {
         assert_eq!(all[HISTORY - 1].sequence, HISTORY as u64 + 10);
         assert_eq!(*events.subscribe().borrow(), HISTORY as u64 + 10);
         let last = events.after(HISTORY as u64 + 8, 1);
-        assert_eq!((last.len(), last[0].message.as_str()), (1, "4105"));
+        assert_eq!((last.len(), last[0].message.as_str()), (1, "4104"));
         assert!(events.after(HISTORY as u64 + 10, 9).is_empty());
     }
 
