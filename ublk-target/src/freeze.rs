@@ -182,7 +182,9 @@ impl Frozen {
         self.done = true;
         self.request = None;
         if let Some(mut guard) = self.guard.take() {
-            std::thread::spawn(move || guard.wait());
+            std::thread::spawn(move || {
+                let _ = guard.wait();
+            });
         }
     }
 }
@@ -205,7 +207,7 @@ pub fn thaw_leftovers(run_dir: &Path) -> usize {
         match thaw_leftover(&path) {
             Ok(thawed) => count += usize::from(thawed),
             Err(e) => {
-                tracing::error!(intent = %path.display(), error = %e, "a file system may still be frozen")
+                tracing::error!(intent = %path.display(), error = %e, "a file system may still be frozen");
             }
         }
     }
@@ -214,7 +216,7 @@ pub fn thaw_leftovers(run_dir: &Path) -> usize {
 
 fn thaw_leftover(intent: &Path) -> io::Result<bool> {
     let mut file = File::open(intent)?;
-    if file.try_lock().is_err() {
+    if !fd::try_lock(file.as_fd())? {
         return Ok(false); // its guard lives and will thaw
     }
     let mut text = Vec::new();

@@ -76,7 +76,9 @@ impl Task {
     /// Writes down what is about to be frozen. The lock on the file says that a guard is alive; EBUSY: another one is.
     fn announce(&self) -> io::Result<File> {
         let mut file = File::options().create(true).append(true).open(&self.intent)?;
-        file.try_lock().map_err(|_| io::Error::from_raw_os_error(libc::EBUSY))?;
+        if !fd::try_lock(file.as_fd())? {
+            return Err(io::Error::from_raw_os_error(libc::EBUSY));
+        }
         file.set_len(0)?;
         file.write_all(&intent_text(&self.target))?;
         Ok(file)

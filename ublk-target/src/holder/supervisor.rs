@@ -62,14 +62,14 @@ fn lock(holder_path: &Path) -> Result<File> {
         std::fs::create_dir_all(dir).context("make directory", dir.display())?;
     }
     let file = File::options().create(true).append(true).open(path).context("open", path.display())?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(std::fs::TryLockError::WouldBlock) => Err(Error::Busy {
+    match fd::try_lock(file.as_fd()) {
+        Ok(true) => Ok(file),
+        Ok(false) => Err(Error::Busy {
             volume: "-".into(),
             device: path.display().to_string(),
             holder: "another agent is supervised on this socket".into(),
         }),
-        Err(std::fs::TryLockError::Error(e)) => Err(e).context("lock", path.display()),
+        Err(e) => Err(e).context("lock", path.display()),
     }
 }
 
@@ -193,7 +193,7 @@ impl Supervisor {
             }
         };
         // Before the split, which makes a second owner of the same lock: a successor may come as soon as this returns.
-        lock.unlock().context("unlock for", path.display())?;
+        fd::unlock(lock.as_fd()).context("unlock for", path.display())?;
         drop(lock);
         if !process::detach().context("split off", "the holder")? {
             return Ok(());

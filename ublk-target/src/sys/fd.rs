@@ -35,6 +35,23 @@ pub(crate) fn wait_readable(fds: &[BorrowedFd<'_>], timeout: Option<Duration>) -
     }
 }
 
+/// Takes the exclusive lock of an open file (flock(2)); false: somebody else has it.
+pub(crate) fn try_lock(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    // SAFETY: numbers only.
+    match check(unsafe { libc::flock(fd.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) }.into()) {
+        Ok(_) => Ok(true),
+        Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+/// Gives it back, also for those who share the open file.
+pub(crate) fn unlock(fd: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: numbers only.
+    check(unsafe { libc::flock(fd.as_raw_fd(), libc::LOCK_UN) }.into())?;
+    Ok(())
+}
+
 /// Takes the ownership of a descriptor that this process was started with (its number came through the environment).
 ///
 /// Fails with EBADF when it is not open. The caller vouches, by the environment's word, that nobody else owns it.

@@ -43,8 +43,8 @@ impl Signals {
     pub(crate) fn next(&mut self) -> Option<libc::c_int> {
         let mut info = [0u8; size_of::<libc::signalfd_siginfo>()];
         self.0.read_exact(&mut info).ok()?;
-        let number = u32::from_ne_bytes([info[0], info[1], info[2], info[3]]); // ssi_signo comes first
-        libc::c_int::try_from(number).ok()
+        let (number, _) = <libc::c_int as zerocopy::FromBytes>::read_from_prefix(&info).ok()?; // ssi_signo comes first
+        Some(number)
     }
 }
 

@@ -16,13 +16,9 @@ fn owned(result: libc::c_int) -> io::Result<OwnedFd> {
 /// Two connected sequenced-packet sockets.
 pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     let mut fds: [RawFd; 2] = [-1; 2];
+    let kind = libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC;
     // SAFETY: the kernel writes two descriptors into the array.
-    check(
-        unsafe {
-            libc::socketpair(libc::AF_UNIX, libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC, 0, fds.as_mut_ptr())
-        }
-        .into(),
-    )?;
+    check(unsafe { libc::socketpair(libc::AF_UNIX, kind, 0, fds.as_mut_ptr()) }.into())?;
     Ok((owned(fds[0])?, owned(fds[1])?))
 }
 
@@ -91,18 +87,16 @@ pub(crate) fn peer_uid(socket: BorrowedFd<'_>) -> io::Result<u32> {
     let mut peer = libc::ucred { pid: 0, uid: u32::MAX, gid: u32::MAX };
     let mut len = 12; // three 32-bit numbers
     // SAFETY: the kernel writes at most `len` bytes, the size of ucred.
-    check(
-        unsafe {
-            libc::getsockopt(
-                socket.as_raw_fd(),
-                libc::SOL_SOCKET,
-                libc::SO_PEERCRED,
-                (&raw mut peer).cast(),
-                &raw mut len,
-            )
-        }
-        .into(),
-    )?;
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            (&raw mut peer).cast(),
+            &raw mut len,
+        )
+    };
+    check(result.into())?;
     Ok(peer.uid)
 }
 
@@ -113,12 +107,10 @@ pub(crate) fn set_timeout(socket: BorrowedFd<'_>, timeout: Duration) -> io::Resu
     for option in [libc::SO_RCVTIMEO, libc::SO_SNDTIMEO] {
         let len = libc::socklen_t::try_from(size_of::<libc::timeval>()).map_err(io::Error::other)?;
         // SAFETY: the kernel reads one timeval.
-        check(
-            unsafe {
-                libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, option, (&raw const time).cast(), len)
-            }
-            .into(),
-        )?;
+        let result = unsafe {
+            libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, option, (&raw const time).cast(), len)
+        };
+        check(result.into())?;
     }
     Ok(())
 }
@@ -149,9 +141,8 @@ pub(crate) fn send(socket: BorrowedFd<'_>, message: &[u8], fd: Option<BorrowedFd
         }
     }
     // SAFETY: the header points at memory that lives through the call; the message is only read.
-    check(
-        unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const header, libc::MSG_NOSIGNAL) } as libc::c_long
-    )?;
+    let result = unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const header, libc::MSG_NOSIGNAL) };
+    check(result as libc::c_long)?;
     Ok(())
 }
 
@@ -181,7 +172,7 @@ pub(crate) fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<(
         if !first.is_null()
             && (*first).cmsg_level == libc::SOL_SOCKET
             && (*first).cmsg_type == libc::SCM_RIGHTS
-            && usize::try_from((*first).cmsg_len).is_ok_and(|len| len >= libc::CMSG_LEN(4) as usize)
+            && (*first).cmsg_len >= libc::CMSG_LEN(4) as _
         {
             let raw = std::ptr::read_unaligned(libc::CMSG_DATA(first).cast::<RawFd>());
             received = Some(OwnedFd::from_raw_fd(raw));

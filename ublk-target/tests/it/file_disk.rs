@@ -24,7 +24,7 @@ impl FileDisk {
     /// Opens `path`, waiting for the lock.
     pub fn open(path: &Path, events: Option<PathBuf>) -> std::io::Result<Self> {
         let file = File::options().read(true).write(true).custom_flags(libc::O_DIRECT).open(path)?;
-        file.lock()?;
+        super::system::lock(file.as_raw_fd())?;
         let len = AtomicU64::new(file.metadata()?.len());
         let events = events.map(|path| File::options().create(true).append(true).open(path)).transpose()?;
         Ok(Self { file, len, events: events.map(Mutex::new), fail_flush: AtomicBool::new(false) })

@@ -13,6 +13,12 @@ pub fn fallocate(fd: i32, mode: i32, offset: i64, len: i64) -> Result<(), i32> {
     Err(std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO))
 }
 
+/// Waits for the exclusive lock of an open file.
+pub fn lock(fd: i32) -> std::io::Result<()> {
+    // SAFETY: numbers only.
+    if unsafe { libc::flock(fd, libc::LOCK_EX) } == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+}
+
 /// Sends a signal to a process that the caller started.
 pub fn kill(pid: u32, signal: i32) {
     // SAFETY: numbers only.
