@@ -1,7 +1,7 @@
 //! Damaged images: no panic, no endless work, and what is whole stays readable.
 
 use crate::populate::fill;
-use crate::support::{Chance, MemoryImage, mke2fs, run};
+use crate::support::{Chance, MemoryImage, mke2fs, run, workdir};
 use fuse_view::{BlockRead, Error, FileKind, FsView, Result, fs::open};
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -102,7 +102,7 @@ fn read(fs: &dyn FsView, ino: u64, size: u64, count: &mut impl FnMut(bool)) {
 
 /// A small image with a bit of everything, filled by mke2fs itself, without checksums unless asked for.
 fn small_image(options: &str) -> Option<Vec<u8>> {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = workdir();
     let source = dir.path().join("source");
     std::fs::create_dir(&source).unwrap();
     fill(&source, 7, false, 400);

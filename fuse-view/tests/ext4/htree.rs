@@ -1,6 +1,6 @@
 //! Looking up names in large directories reads a path through the tree, not the directory.
 
-use crate::support::{Chance, CountingImage, Mount, mke2fs};
+use crate::support::{Chance, CountingImage, Mount, mke2fs, workdir};
 use crate::sys;
 use fuse_view::fs::open;
 use std::fs::File;
@@ -12,7 +12,7 @@ fn check(options: &str, count: usize) {
         println!("skipped: a hashed directory is made by a mount, which needs root");
         return;
     }
-    let dir = tempfile::tempdir().unwrap();
+    let dir = workdir();
     let Some(image) = mke2fs(dir.path(), 256, options) else { return };
     let name = |i: usize| format!("{i}-é-{:x}", Chance(i as u64).next());
     {
@@ -69,7 +69,7 @@ fn three_levels() {
 fn other_hashes_of_either_sign() {
     for hash in ["legacy", "tea"] {
         // The kernel takes the algorithm of new directories from the superblock; so does tune2fs set it.
-        let dir = tempfile::tempdir().unwrap();
+        let dir = workdir();
         let Some(image) = mke2fs(dir.path(), 32, "-t ext4 -b 1024 -O ^has_journal -N 2000") else { return };
         for flags in ["1", "2"] {
             check_hash(dir.path(), &image, hash, flags);

@@ -1,7 +1,7 @@
 //! Every field of every file, as the kernel's read-only mount shows it and as the reader does.
 
 use crate::populate::{fill, populate};
-use crate::support::{Chance, CountingImage, Mount, mke2fs};
+use crate::support::{Chance, CountingImage, Mount, mke2fs, workdir};
 use crate::sys;
 use fuse_view::{FileKind, FsView, Ino, Timestamp, fs::open};
 use std::collections::BTreeMap;
@@ -22,7 +22,7 @@ enum Against {
 
 /// Formats an image with `options`, fills it, and compares.
 fn check(options: &str) {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = workdir();
     let Some(image) = mke2fs(dir.path(), 256, options) else { return };
     let at = dir.path().join("mnt");
     if !sys::is_root() {
@@ -60,7 +60,7 @@ fn statfs(at: &Path) -> (u64, u64, u64) {
 
 /// The same where the kernel cannot mount it: mke2fs copies the tree in.
 fn check_copied(options: &str) {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = workdir();
     let source = dir.path().join("source");
     fs::create_dir(&source).unwrap();
     fill(&source, 42, sys::is_root(), 400);
@@ -298,7 +298,7 @@ fn encrypted_files_are_told_as_such() {
         println!("skipped: encrypting a directory needs root");
         return;
     }
-    let dir = tempfile::tempdir().unwrap();
+    let dir = workdir();
     let Some(image) = mke2fs(dir.path(), 16, "-t ext4 -O encrypt") else { return };
     let mount = Mount::new(&image, &dir.path().join("mnt"), "rw").unwrap();
     let secret = mount.0.join("secret");
@@ -334,7 +334,7 @@ fn a_dirty_journal_is_told() {
         println!("skipped: a dirty journal needs a mount, which needs root");
         return;
     }
-    let dir = tempfile::tempdir().unwrap();
+    let dir = workdir();
     let Some(image) = mke2fs(dir.path(), 32, "-t ext4") else { return };
     let copy = dir.path().join("copy");
     let mount = Mount::new(&image, &dir.path().join("mnt"), "rw").unwrap();

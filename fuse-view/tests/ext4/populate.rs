@@ -90,12 +90,12 @@ fn files(dir: &Path, chance: &mut Chance) {
     {
         fs::write(dir.join(format!("len{len}")), chance.bytes(len)).unwrap();
     }
-    // Two files written in turns: neither is in one piece.
+    // Two files that grow in turns, each piece allocated at once: neither is in one piece.
     let mut pair = ["a", "b"].map(|n| File::create(dir.join(n)).unwrap());
-    for _ in 0..30 {
+    for i in 0..30 {
         for file in &mut pair {
+            unless_unsupported(sys::fallocate(file, 0, i * 5000, 5000));
             file.write_all(&chance.bytes(5000)).unwrap();
-            file.sync_data().unwrap();
         }
     }
 }
@@ -128,7 +128,6 @@ fn sparse(dir: &Path, chance: &mut Chance) {
         sys::fallocate(&beyond, libc::FALLOC_FL_KEEP_SIZE, 0, 1 << 20).unwrap();
         let punched = new("punched");
         write(&punched, 0, &chance.bytes(1 << 20));
-        punched.sync_data().unwrap();
         let punch = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
         unless_unsupported(sys::fallocate(&punched, punch, 100_000, 200_000));
         unless_unsupported(sys::fallocate(&punched, libc::FALLOC_FL_ZERO_RANGE, 500_000, 200_000));
