@@ -121,6 +121,11 @@ fn flip(bytes: &mut [u8], chance: &mut Chance, flips: u64, within: u64) {
     }
 }
 
+/// Rounds of damage for each image; `EXT4_DAMAGE_ROUNDS` asks for more.
+fn rounds() -> u64 {
+    std::env::var("EXT4_DAMAGE_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(25)
+}
+
 #[test]
 fn random_flips() {
     for (seed, options) in [
@@ -132,7 +137,7 @@ fn random_flips() {
         let (good, bad) = exercise(whole.clone());
         assert!(good > 3000 && bad == 0, "{options}: {good} {bad}");
         let mut chance = Chance(seed);
-        for round in 0..25 {
+        for round in 0..rounds() {
             let mut bytes = whole.clone();
             // Few flips near the start hit descriptors and tables, many all over hit the rest.
             let (flips, within) = if round % 2 == 0 { (300, 1 << 20) } else { (4000, 16 << 20) };
@@ -172,11 +177,45 @@ fn find_inode(bytes: &[u8], ino: u64) -> usize {
     block * 1024 + usize::from_str_radix(after("offset 0x").as_str(), 16).unwrap()
 }
 
+/// One block of a directory is lost: all other names are listed, then comes the error, and no lost name is denied.
+#[test]
+fn a_lost_block_of_a_directory() {
+    let Some(mut bytes) = small_image("-t ext4 -b 1024 -O ^has_journal") else { return };
+    let whole = open(Arc::new(MemoryImage(bytes.clone()))).unwrap();
+    let dir = whole.lookup(whole.root(), b"names").unwrap();
+    let all = whole.readdir(dir, 0, usize::MAX).unwrap();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), &bytes).unwrap();
+    let text = run("debugfs", &["-R", "blocks names", file.path().to_str().unwrap()]).unwrap();
+    let block: usize = text.lines().find_map(|line| line.split_whitespace().nth(20)?.parse().ok()).unwrap();
+    bytes[block * 1024 + 100] ^= 1;
+    let fs = open(Arc::new(MemoryImage(bytes))).unwrap();
+    let (mut cookie, mut names) = (0, HashSet::new());
+    let error = loop {
+        match fs.readdir(dir, cookie, 10) {
+            Ok(entries) => {
+                cookie = entries.last().expect("the end of the listing is an error").cookie;
+                names.extend(entries.into_iter().map(|e| e.name));
+            }
+            Err(e) => break e,
+        }
+    };
+    assert!(matches!(error, Error::Corrupt(_)), "{error}");
+    let lost = all.len() - names.len();
+    assert!((1..100).contains(&lost), "{lost} of {} names lost", all.len());
+    for entry in all {
+        match fs.lookup(dir, &entry.name) {
+            Ok(ino) => assert!(names.contains(&entry.name) && ino == entry.ino),
+            Err(e) => assert!(!names.contains(&entry.name) && matches!(e, Error::Corrupt(_)), "{e}"),
+        }
+    }
+}
+
 #[test]
 fn truncations() {
     let Some(whole) = small_image("-t ext4 -b 1024 -O ^metadata_csum,^has_journal") else { return };
     let mut chance = Chance(5);
-    for _ in 0..30 {
+    for _ in 0..rounds() {
         let len = usize::try_from(chance.below(whole.len() as u64)).unwrap();
         exercise(whole[..len].to_vec());
     }

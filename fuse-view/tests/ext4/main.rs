@@ -5,5 +5,6 @@ mod damage;
 mod htree;
 mod oracle;
 mod populate;
+mod seek;
 mod support;
 mod sys;

@@ -225,12 +225,11 @@ impl Ext4 {
         let per_run = (READAHEAD_BYTES / size).max(1) as u64;
         // Windows start at fixed blocks, so that listing goes on in the piece it left.
         let window = if ahead { block - block % per_run } else { block };
-        let mut first = window;
-        let mut run = self.map(dir, window, Until::Contiguous)?;
-        if window + run.len <= block {
-            first = block;
-            run = self.map(dir, block, Until::Contiguous)?;
-        }
+        let around = self.map(dir, window, Until::Contiguous).ok().filter(|run| window + run.len > block);
+        let (first, run) = match around {
+            Some(run) => (window, run),
+            None => (block, self.map(dir, block, Until::Contiguous)?),
+        };
         let Place::Data(start) = run.place else { return Ok(Err(run.len - (block - first))) };
         let at = start << self.sb.block_bits;
         let blocks = if ahead { run.len.min(window + per_run - first) } else { 1 };
