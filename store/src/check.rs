@@ -90,6 +90,7 @@ fn check_parts(
         read_only: true,
         background: false,
         cache_bytes: 1 << 20,
+        slice_leaves: 1,
     };
     match Pool::open_on(dev.clone(), environment) {
         Err(e) if e.kind() == ErrorKind::Damaged => report.note("log", e.to_string()),

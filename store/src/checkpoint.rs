@@ -24,8 +24,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use zerocopy::{FromZeros, IntoBytes};
 
-/// Leaves that the deletions of one checkpoint visit.
-const SLICE_LEAVES: u64 = 16_384;
+/// Leaves that the deletions of one checkpoint visit, unless a test asks for less.
+pub const SLICE_LEAVES: u64 = 16_384;
 /// Versions that one checkpoint removes.
 const SLICE_VERSIONS: usize = 256;
 
@@ -186,7 +186,7 @@ impl Builder<'_> {
 
     /// Goes on with deletions, one version after the other.
     fn delete_slice(&mut self) -> Result<()> {
-        let mut budget = SLICE_LEAVES;
+        let mut budget = self.core.slice_leaves;
         while self.removed.len() < SLICE_VERSIONS {
             let Some(v) = next_doomed(&self.catalog).cloned() else { break };
             let d = deletion_of(&self.catalog, &v);

@@ -136,6 +136,8 @@ pub struct Core {
     pub ordered: Condvar,
     /// Whether a thread serves `orders`.
     pub background: bool,
+    /// Leaves that the deletions of one checkpoint visit.
+    pub slice_leaves: u64,
     pub spans: AtomicU64,
     pub host_full: AtomicBool,
 }

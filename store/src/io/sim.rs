@@ -63,6 +63,11 @@ impl SimDev {
         Self { len, state: Arc::new(Mutex::new(State { base, ..State::default() })) }
     }
 
+    /// Fills everything with `byte`, durably, as an earlier tenant would have left it.
+    pub fn poison(&self, byte: u8) {
+        self.state.lock().base.fill(Some(Arc::new([byte; BLOCK])));
+    }
+
     /// Writes and syncs so far.
     pub fn steps(&self) -> u64 {
         self.state.lock().steps

@@ -4,6 +4,7 @@
 use super::Pool;
 use crate::alloc::{Allocator, SegmentMap};
 use crate::catalog::{Catalog, Kind};
+use crate::checkpoint::SLICE_LEAVES;
 use crate::core::{Cell, CheckpointState, Core, Orders, enter};
 use crate::format::checkpoint::{Checkpoint, read_page};
 use crate::format::record::Record;
@@ -62,6 +63,8 @@ pub struct Environment<'a> {
     pub background: bool,
     /// Budget of the node cache in bytes.
     pub cache_bytes: u64,
+    /// Leaves that the deletions of one checkpoint visit.
+    pub slice_leaves: u64,
 }
 
 /// Boot id of this host: 16 bytes.
@@ -96,6 +99,7 @@ impl Pool {
             read_only: false,
             background: true,
             cache_bytes: options.cache_bytes,
+            slice_leaves: SLICE_LEAVES,
         };
         Self::open_on(dev, environment)
     }
@@ -113,6 +117,7 @@ impl Pool {
             read_only: true,
             background: false,
             cache_bytes: 64 << 20,
+            slice_leaves: SLICE_LEAVES,
         };
         Self::open_on(dev, environment)
     }
@@ -307,7 +312,8 @@ pub fn ring_bytes(log_blocks: u64) -> u64 {
 }
 
 fn open_core(dev: Arc<dyn BlockDev>, environment: Environment<'_>) -> Result<Core> {
-    let Environment { path, boot_id, ring: make_ring, read_only, background, cache_bytes } = environment;
+    let Environment { path, boot_id, ring: make_ring, read_only, background, cache_bytes, slice_leaves } =
+        environment;
     let mut sb = read_superblock(&*dev, !read_only)?;
     let layout = sb.layout();
     let (checkpoint, pages) = read_checkpoint(&*dev, &sb)?;
@@ -360,6 +366,7 @@ fn open_core(dev: Arc<dyn BlockDev>, environment: Environment<'_>) -> Result<Cor
         orders: Mutex::new(Orders { poke: true, ..Orders::default() }),
         ordered: Condvar::new(),
         background,
+        slice_leaves,
         host_full: AtomicBool::new(false),
     };
     if !read_only {

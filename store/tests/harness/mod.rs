@@ -109,6 +109,7 @@ pub struct World {
     /// The operation that was under way when everything stopped.
     pub pending: Option<Op>,
     pub write_through: bool,
+    pub slice_leaves: u64,
 }
 
 pub const POOL_BYTES: u64 = 24 << 20;
@@ -117,6 +118,8 @@ pub const LOG_BYTES: u64 = 192 << 10;
 impl World {
     pub fn new() -> Self {
         let dev = SimDev::new(POOL_BYTES);
+        // Whoever reads a block that was never written sees this.
+        dev.poison(0xa5);
         format_device(&dev, LOG_BYTES).expect("a pool fits");
         Self {
             dev,
@@ -127,6 +130,7 @@ impl World {
             stamp: 0,
             pending: None,
             write_through: false,
+            slice_leaves: 1,
         }
     }
 
@@ -140,6 +144,7 @@ impl World {
             read_only: false,
             background: false,
             cache_bytes: 128 << 10,
+            slice_leaves: self.slice_leaves,
         };
         self.pool = Some(Pool::open_on(Arc::new(self.dev.clone()), environment)?);
         Ok(())
@@ -149,7 +154,7 @@ impl World {
         self.try_open().expect("the pool opens");
     }
 
-    fn pool(&self) -> &Arc<Pool> {
+    pub fn pool(&self) -> &Arc<Pool> {
         self.pool.as_ref().expect("open")
     }
 
@@ -319,6 +324,7 @@ impl World {
             stamp: self.stamp,
             pending: self.pending.clone(),
             write_through: self.write_through,
+            slice_leaves: self.slice_leaves,
         }
     }
 
@@ -349,7 +355,7 @@ impl World {
             // After the death of the process alone, what was not flushed is still not durable.
             let mut maybe = if end == End::Death { v.maybe.clone() } else { BTreeMap::new() };
             if end == End::Death {
-                for s in 0..v.blocks * SECTORS {
+                for s in either(&v.now, &got) {
                     let (old, now) = (v.now.get(&s).copied().unwrap_or(0), got.get(&s).copied().unwrap_or(0));
                     if old != now {
                         maybe.entry(s).or_default().insert(old);
@@ -379,7 +385,7 @@ impl World {
 
     fn compare(&self, name: &str, v: &ModelVolume, got: &Content, end: End, pending: Option<&Op>) {
         let inflight = pending.and_then(touched).filter(|(volume, _, _)| *volume == name);
-        for s in 0..v.blocks * SECTORS {
+        for s in either(&v.now, got) {
             let value = got.get(&s).copied().unwrap_or(0);
             let now = v.now.get(&s).copied().unwrap_or(0);
             let mut ok = value == now;
@@ -421,6 +427,14 @@ fn touched(op: &Op) -> Option<(&str, u64, u64)> {
         Op::Partial { volume, l, sector, sectors } => Some((volume, l * SECTORS + sector, *sectors)),
         _ => None,
     }
+}
+
+/// Sectors that hold something in one of the two; all others are zeros in both.
+fn either(a: &Content, b: &Content) -> Vec<u64> {
+    let mut all: Vec<u64> = a.keys().chain(b.keys()).copied().collect();
+    all.sort_unstable();
+    all.dedup();
+    all
 }
 
 fn same(a: &Content, b: &Content) -> bool {
