@@ -93,7 +93,8 @@ pub fn describe_labels(labels: &std::collections::BTreeMap<String, String>) -> S
 }
 
 fn show(context: &mut Context, name: &str) -> Result<()> {
-    let volume = context.reader()?.volume(&names::volume(name)?)?;
+    let name = names::volume(name)?;
+    let volume = context.reader()?.volume(&name)?;
     let mut properties = vec![
         ("name", volume.name.clone()),
         ("id", volume.id.to_string()),

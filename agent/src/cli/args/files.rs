@@ -5,7 +5,7 @@ use std::{ffi::OsString, path::PathBuf};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-With --json each file is an object on a line of its own. On an IMAGE neither an agent nor root is needed; a partition
+With --json each file is an object on a line of its own. On an IMAGE neither an agent nor root is needed; a partition \
 is the first part of the path: /p1/etc.
 
 Examples:
@@ -37,9 +37,9 @@ pub struct CatArgs {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The last argument is DEST unless it has the form of a source. Without DEST, files of a snapshot go back to where they
-were, in the volume as it is mounted now. DEST is a directory to restore into, or the new name of a single file or
-directory. Each file appears complete or not at all; owner, mode, times, extended attributes, holes and hard links
+The last argument is DEST unless it has the form of a source. Without DEST, files of a snapshot go back to where they \
+were, in the volume as it is mounted now. DEST is a directory to restore into, or the new name of a single file or \
+directory. Each file appears complete or not at all; owner, mode, times, extended attributes, holes and hard links \
 are kept. Existing files are not replaced without --overwrite.
 
 Examples:
@@ -47,9 +47,10 @@ Examples:
   cowslip restore db@monday:/srv/www /tmp/www
   cowslip restore ./disk.img:/p1/home/ann . --no-owner
   cowslip restore db@latest:/etc /tmp --dry-run")]
+#[command(override_usage = "cowslip restore [OPTIONS] <SRC>... [DEST]")]
 pub struct RestoreArgs {
     /// Files and directories to restore (VOL@SNAP:/path or IMAGE:/path), then where to
-    #[arg(value_name = "SRC… [DEST]", required = true)]
+    #[arg(value_name = "SRC", required = true)]
     pub arguments: Vec<OsString>,
     /// Only tell what would be restored
     #[arg(long)]

@@ -57,7 +57,7 @@ Examples:
     Detach(VolumeName),
     /// Make a volume of a raw disk image
     #[command(after_help = "\
-FILE may be compressed (.zst) and is read sparsely; '-' is standard input. The BLAKE3 digest of the raw image is
+FILE may be compressed (.zst) and is read sparsely; '-' is standard input. The BLAKE3 digest of the raw image is \
 checked from end to end and printed. An interrupted import leaves no volume behind.
 
 Examples:
@@ -67,8 +67,8 @@ Examples:
     Import(VolumeImportArgs),
     /// Write a volume or snapshot to a raw disk image
     #[command(after_help = "\
-FILE is written sparsely, compressed when it ends in .zst, and appears under its name only when it is complete; '-'
-is standard output. The BLAKE3 digest of the raw image is checked from end to end and printed to stderr. A volume is
+FILE is written sparsely, compressed when it ends in .zst, and appears under its name only when it is complete; '-' \
+is standard output. The BLAKE3 digest of the raw image is checked from end to end and printed to stderr. A volume is \
 exported as it is now, through a temporary snapshot.
 
 Examples:
@@ -191,7 +191,7 @@ pub struct VolumeExportArgs {
 pub enum SnapshotCommand {
     /// Take snapshots, of several volumes at one consistent point
     #[command(after_help = "\
-A mounted file system is frozen for the instant of the cut; where that fails or with --no-freeze, the snapshot is
+A mounted file system is frozen for the instant of the cut; where that fails or with --no-freeze, the snapshot is \
 what a power cut would leave, which file systems recover from.
 
 Examples:
