@@ -5,7 +5,7 @@ use std::{ffi::OsStr, fmt, path::Path};
 
 /// Zeros are looked for in units of this.
 const BLOCK: usize = 4096;
-const ZEROS: [u8; 1 << 16] = [0; 1 << 16];
+static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
 
 /// Whether the name says that the file is compressed with zstd.
 pub fn is_compressed(path: &Path) -> bool {

@@ -46,7 +46,7 @@ pub fn mount(context: &mut Context, args: &MountArgs) -> Result<()> {
     }
     let view = open(context, &source)?;
     interrupt::install()?;
-    let mounted = fuse::mount_view(view, &args.dir, &fuse::Options::default()).map_err(explain)?;
+    let mounted = fuse::mount_view(view, &args.dir, &fuse::Options::default()).map_err(|e| explain(&e))?;
     if args.announce {
         context.out.line(UP)?;
         context.out.flush()?;
@@ -89,8 +89,8 @@ fn serve(mounted: Mounted) -> Result<()> {
     Ok(())
 }
 
-fn explain(error: fuse::Error) -> Failure {
-    match &error {
+fn explain(error: &fuse::Error) -> Failure {
+    match error {
         fuse::Error::MountPoint { path, .. } if !path.exists() => {
             Failure::new(Kind::NotFound, error.to_string())
                 .hint(format!("make it first: mkdir {}", path.display()))

@@ -158,7 +158,7 @@ fn mkfs(fs_type: &str) -> Finding {
 /// FUSE mounts of ours whose server died: every use of them fails.
 fn stale_mounts() -> Finding {
     let ours = mounts().into_iter().filter(|(_, fs_type)| fs_type.starts_with("fuse.cowslip"));
-    let dead: Vec<String> = ours.filter_map(|(dir, _)| why_dead(dir)).collect();
+    let dead: Vec<String> = ours.filter_map(|(dir, _)| why_dead(&dir)).collect();
     if dead.is_empty() {
         return Finding::ok("mounts", "no stale mounts");
     }
@@ -169,9 +169,9 @@ fn stale_mounts() -> Finding {
     )
 }
 
-fn why_dead(dir: PathBuf) -> Option<String> {
+fn why_dead(dir: &Path) -> Option<String> {
     let (sender, receiver) = mpsc::channel();
-    let asked = dir.clone();
+    let asked = dir.to_owned();
     // A mount that is stuck keeps the thread; the process ends all the same.
     std::thread::spawn(move || sender.send(fs::symlink_metadata(asked).err()));
     match receiver.recv_timeout(MOUNT_PATIENCE) {

@@ -143,7 +143,7 @@ impl Printer<'_> {
             let below = FileSource { path, ..source.clone() };
             match files.locate(context, &below) {
                 Ok(Located::Inside { view, path, prefix, .. }) => {
-                    self.tree(context, source, &*view, &path, &prefix)?
+                    self.tree(context, source, &*view, &path, &prefix)?;
                 }
                 Ok(Located::Table(_)) => {}
                 // Swap and boot partitions hold no files; the others are still wanted.
