@@ -65,6 +65,10 @@ fn check_copied(options: &str) {
     fs::create_dir(&source).unwrap();
     fill(&source, 42, sys::is_root(), 400);
     fs::remove_file(source.join("sparse/huge")).unwrap();
+    if options.contains("inline_data") {
+        // mke2fs 1.47.0 then cuts the hole off the end of a file that it copies.
+        fs::remove_dir_all(source.join("sparse")).unwrap();
+    }
     let options = format!("{options} -d {}", source.display());
     let Some(image) = mke2fs(dir.path(), 160, &options) else { return };
     let fs = open(Arc::new(CountingImage::open(&image))).unwrap();
@@ -79,7 +83,10 @@ fn compare_trees(fs: &dyn FsView, root: &Path, against: Against) -> usize {
     while let Some((path, ino)) = todo.pop() {
         seen += 1;
         let meta = fs::symlink_metadata(&path).unwrap();
-        compare_attr(fs, ino, &path, &meta, against);
+        // The root directory is made by mke2fs itself.
+        if against == Against::Mount || ino != fs.root() {
+            compare_attr(fs, ino, &path, &meta, against);
+        }
         let kind = meta.file_type();
         if kind.is_dir() {
             todo.extend(

@@ -197,7 +197,9 @@ fn attributes(dir: &Path, chance: &mut Chance, root: bool, longest: usize) {
         lchown(&link, Some(1), Some(2)).unwrap();
         set(&link, "trusted.on-a-link", &[1; 40]);
     }
-    for mode in [0o4755, 0o2755, 0o1777, 0o6000, 0o000, 0o777] {
+    // Who is not root cannot copy what nobody may read.
+    let secret = if root { 0 } else { 0o400 };
+    for mode in [0o4755, 0o2755, 0o1777, 0o6000 | secret, secret, 0o777] {
         fs::set_permissions(file(&format!("mode{mode:o}")), fs::Permissions::from_mode(mode)).unwrap();
     }
     for (seconds, nanoseconds) in [
