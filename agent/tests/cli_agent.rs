@@ -194,7 +194,7 @@ fn images_go_in_and_out_unchanged() {
     agent.run(&["volume", "import", "v", "in.img"]).with(4);
     agent.run(&["snapshot", "create", "v@s"]).with(0);
 
-    let whole = [image.clone(), vec![0; 4096 - 512]].concat();
+    let whole = [image, vec![0; 4096 - 512]].concat();
     let digest = blake3::hash(&whole).to_hex().to_string();
     let told = agent.run(&["volume", "export", "v@s", "out.img"]).with(0);
     assert_eq!((told.stdout.as_str(), told.stderr), ("", format!("{digest}  out.img\n")));

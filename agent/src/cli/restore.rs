@@ -68,7 +68,7 @@ fn tell(context: &mut Context, total: &Restored) -> Result<ExitCode> {
         "{verb} {} and {}, {}",
         plural(total.files, "file", "files"),
         plural(total.dirs, "directory", "directories"),
-        human(total.bytes)
+        if total.bytes < 1024 { plural(total.bytes, "byte", "bytes") } else { human(total.bytes) }
     );
     if total.dry_run {
         // The answer to the question, so it is data.
@@ -135,7 +135,7 @@ fn plan(context: &Context, files: &mut Files, source: &FileSource, dest: Option<
                     Kind::NotFound => failure.or_hint("the volume is gone: say where to restore to"),
                     _ => failure,
                 })?;
-            place::in_volume(&name.volume, &mounts, partition, &found.path)?
+            place::in_volume(name, &mounts, partition, &found.path)?
         }
     };
     Ok(Job { source: source.clone(), view, path: found.path, place })

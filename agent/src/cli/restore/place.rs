@@ -55,8 +55,14 @@ fn descriptor(dir: &File) -> String {
     format!("/proc/self/fd/{}", dir.as_raw_fd())
 }
 
-/// The directory that held `path` of a volume, where the volume is mounted now.
-pub fn in_volume(volume: &str, mounts: &[Mountpoint], partition: u32, path: &[u8]) -> Result<Place> {
+/// The directory that held `path` of a snapshot, where its volume is mounted now.
+pub fn in_volume(
+    snapshot: &SnapshotName,
+    mounts: &[Mountpoint],
+    partition: u32,
+    path: &[u8],
+) -> Result<Place> {
+    let volume = snapshot.volume.as_str();
     let (mount, below) = choose(volume, mounts, partition, path)?;
     let parent = match below.iter().rposition(|byte| *byte == b'/') {
         Some(at) => &below[..at],
@@ -70,11 +76,10 @@ pub fn in_volume(volume: &str, mounts: &[Mountpoint], partition: u32, path: &[u8
         sys::open_dir_inside(&top, Path::new(OsStr::from_bytes(parent))).map_err(|error| {
             match error.raw_os_error() {
                 Some(libc::ENOENT) => {
-                    let original = SnapshotName { volume: volume.to_owned(), name: "SNAP".into() };
-                    let dir = escape(parent);
+                    let original = directory_in_image(path, partition);
                     Failure::new(Kind::NotFound, format!("{name}, where the file was, is not there any more"))
                         .hint(format!(
-                            "restore the directory itself, {original}:/{dir}, or say where to restore to"
+                            "restore the directory itself, {snapshot}:{original}, or say where to restore to"
                         ))
                 }
                 Some(libc::EXDEV) => {
@@ -85,6 +90,13 @@ pub fn in_volume(volume: &str, mounts: &[Mountpoint], partition: u32, path: &[u8
             }
         })?;
     Ok(Place::Back { dir, name })
+}
+
+/// How a source names the directory of `path`.
+fn directory_in_image(path: &[u8], partition: u32) -> String {
+    let prefix = if partition == 0 { String::new() } else { format!("/p{partition}") };
+    let end = path.iter().rposition(|byte| *byte == b'/').unwrap_or(0);
+    format!("{prefix}{}", escape(&path[..end]))
 }
 
 /// The mount that shows `path`, and the path below it.
@@ -147,6 +159,12 @@ mod tests {
     }
 
     #[test]
+    fn directories_are_named_as_sources_name_them() {
+        assert_eq!(directory_in_image(b"/etc/sub/b", 0), "/etc/sub");
+        assert_eq!(directory_in_image(b"/etc/b", 2), "/p2/etc");
+    }
+
+    #[test]
     fn a_writable_mount_of_the_partition_is_chosen() {
         let dir = Path::new("/m");
         let mounts = [mount(dir, "/", 1, false), mount(dir, "/", 0, true), mount(dir, "/sub", 0, false)];
@@ -166,7 +184,8 @@ mod tests {
         std::os::unix::fs::symlink(&outside, inside.join("trap")).unwrap();
         std::os::unix::fs::symlink("/real", inside.join("link")).unwrap();
         let mounts = [mount(&inside, "/", 0, false)];
-        let place = |path: &str| in_volume("db", &mounts, 0, path.as_bytes());
+        let name = SnapshotName { volume: "db".into(), name: "x".into() };
+        let place = |path: &str| in_volume(&name, &mounts, 0, path.as_bytes());
         for (path, dir) in [("/real/x", "real"), ("/link/x", "real"), ("/x", "")] {
             let found = place(path).unwrap();
             let want = fs::canonicalize(inside.join(dir)).unwrap();
