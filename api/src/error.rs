@@ -181,15 +181,21 @@ impl From<Status> for Error {
             .get(KIND_HEADER)
             .and_then(|word| word.to_str().ok())
             .and_then(ErrorKind::parse)
-            .unwrap_or_else(|| ErrorKind::of_code(status.code()));
+            .unwrap_or_else(|| ErrorKind::of_code(code_of(&status)));
         let message = text(headers, MESSAGE_HEADER).unwrap_or_else(|| foreign_message(&status));
         Self { kind, message, hint: text(headers, HINT_HEADER) }
     }
 }
 
+/// A connection that breaks during a call has the code Unknown and the transport's error as its source.
+fn code_of(status: &Status) -> Code {
+    let broken = status.code() == Code::Unknown && std::error::Error::source(status).is_some();
+    if broken { Code::Unavailable } else { status.code() }
+}
+
 /// Words for a status that gRPC itself made: the connection broke, a method is not known.
 fn foreign_message(status: &Status) -> String {
-    match (status.code(), status.message()) {
+    match (code_of(status), status.message()) {
         (Code::Unimplemented, _) => {
             "the agent does not know this request: it is older than this command".into()
         }
@@ -282,6 +288,8 @@ mod tests {
         check(Code::Unimplemented, ErrorKind::Unsupported, "older");
         check(Code::Unknown, ErrorKind::Io, "h2 says no");
         check(Code::OutOfRange, ErrorKind::Invalid, "h2 says no");
+        let broken = Error::from(Status::from_error(Box::new(std::io::Error::other("reset"))));
+        assert_eq!(broken.kind, ErrorKind::Unreachable, "{broken}");
     }
 
     #[test]

@@ -11,6 +11,8 @@ use store::{PoolState, Recovery};
 
 /// Locked memory that a few devices need, bytes.
 const MEMLOCK_BYTES: u64 = 64 << 20;
+/// In the mask of effective capabilities.
+const CAP_IPC_LOCK: u64 = 1 << 14;
 
 impl Agent {
     /// The answer to `doctor`.
@@ -119,14 +121,21 @@ fn mkfs_fact(fs: &str) -> Fact {
 
 fn memlock_fact() -> Fact {
     let limits = fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     match locked_memory_limit(&limits) {
-        Some(bytes) if bytes < MEMLOCK_BYTES => warn(
+        Some(bytes) if bytes < MEMLOCK_BYTES && !may_lock_memory(&status) => warn(
             "memlock",
             format!("{} MiB of memory can be locked", bytes >> 20),
             "set LimitMEMLOCK=infinity for the service: a device's buffers must not be swapped",
         ),
         _ => ok("memlock", "enough memory can be locked"),
     }
+}
+
+/// Whether the process has CAP_IPC_LOCK, for which there is no limit (capabilities(7)).
+fn may_lock_memory(status: &str) -> bool {
+    let set = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    set.and_then(|set| u64::from_str_radix(set.trim(), 16).ok()).is_some_and(|set| set & CAP_IPC_LOCK != 0)
 }
 
 /// The soft limit; None: there is none.
@@ -149,6 +158,12 @@ mod tests {
         assert_eq!(locked_memory_limit(&table("8388608")), Some(8 << 20));
         assert_eq!(locked_memory_limit(&table("unlimited")), None);
         assert_eq!(locked_memory_limit(""), None);
+    }
+
+    #[test]
+    fn capabilities_of_proc() {
+        assert!(may_lock_memory("Name:\tx\nCapEff:\t000001ffffffffff\n"));
+        assert!(!may_lock_memory("CapEff:\t0000000000000000\n") && !may_lock_memory(""));
     }
 
     #[test]

@@ -35,6 +35,8 @@ pub struct Keeper {
 
 /// Finds the role, and plays the parent's. To be called while the process has one thread.
 pub fn role(config: &Config) -> Result<Role> {
+    // A child is started as /proc/self/exe; without its name it would be `exe` in every list of processes.
+    let _ = std::fs::write("/proc/self/comm", "cowslip");
     let found = holder::from_environment()
         .map_err(|e| Error::new(ErrorKind::Io, format!("the holder of descriptors: {e}")))?;
     let recovering = std::env::var_os(RECOVERING).is_some() || descriptors_passed();
@@ -68,6 +70,12 @@ fn supervise(socket: &Path) -> Result<ExitCode> {
         recovering = true;
         command
     };
-    let code = holder::supervise(command, socket).map_err(of_device)?;
+    let code = holder::supervise(command, socket).map_err(|error| match error {
+        ublk_target::Error::Busy { .. } => {
+            Error::new(ErrorKind::Busy, format!("another agent runs on the socket {}", socket.display()))
+                .hint("stop that agent, or give another path with --socket")
+        }
+        error => of_device(error),
+    })?;
     Ok(u8::try_from(code).map_or(ExitCode::FAILURE, ExitCode::from))
 }

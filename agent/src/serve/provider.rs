@@ -139,7 +139,11 @@ impl SnapshotsMount {
 }
 
 fn mount(agent: &Agent, dir: &Path) -> std::result::Result<(Mounted, Arc<SnapshotTree>), String> {
-    make_dir(dir, 0o755).map_err(|error| error.message)?;
+    // Only where there is nothing: the mount of an agent that was killed is there and cannot be looked
+    // at; it is detached below.
+    if dir.symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+        make_dir(dir, 0o755).map_err(|error| error.message)?;
+    }
     let provider = Arc::new(PoolProvider(Arc::clone(&agent.pool)));
     let options = Options { allow_other: agent.config.allow_other, ..Options::default() };
     let budget = CacheBudget::new(CACHE_BYTES);
