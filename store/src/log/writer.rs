@@ -44,6 +44,11 @@ impl Poison {
         }
         self.set.store(true, Ordering::SeqCst);
     }
+    /// Sets it without an alarm: the pool was closed.
+    pub fn close(&self) {
+        "it is closed".clone_into(&mut self.why.lock());
+        self.set.store(true, Ordering::SeqCst);
+    }
     /// Whether it is set.
     pub fn is_set(&self) -> bool {
         self.set.load(Ordering::SeqCst)
@@ -53,7 +58,7 @@ impl Poison {
         if !self.is_set() {
             return Ok(());
         }
-        Err(Error::poisoned(format!("the pool failed and takes no writes: {}", self.why.lock()))
+        Err(Error::poisoned(format!("the pool takes no writes: {}", self.why.lock()))
             .hint("check the disk under the pool, then restart the agent"))
     }
 }

@@ -68,7 +68,7 @@ impl Pool {
         let mut state = self.core.checkpoint.lock();
         state.superblock.set_clean();
         self.core.write_superblock(&mut state)?;
-        self.core.poison.set("the pool is closed");
+        self.core.poison.close();
         Ok(())
     }
 
