@@ -2,7 +2,7 @@
 //! `bench_loop [--only=JOB] [SECONDS [THREADS…]]`.
 //!
 //! Needs root and fio. The file is made in the working directory, which should lie on the disk to be measured. Both
-//! run alternately, three times; medians and ratios are printed.
+//! run alternately, five times; medians and ratios are printed.
 
 #[allow(dead_code)] // the tests need more of it
 #[path = "../tests/it/file_disk.rs"]
@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex};
 use ublk_target::{FdStore, FuseLoop, FuseLoopOptions, Identity, Transport, VolumeKey};
 
 const SIZE: u64 = 1 << 30;
-const ROUNDS: usize = 3;
+const ROUNDS: usize = 5;
 
 /// Name, fio's options, and whether requests (or else MiB) a second are counted.
 const JOBS: [(&str, &[&str], bool); 6] = [

@@ -78,7 +78,7 @@ impl LoopDevice {
     }
 
     /// Sets what the loop driver leaves wrong for us: no I/O scheduler (the disk below has its own order), and block
-    /// requests no larger than one FUSE payload, for 1280 KiB would become two.
+    /// requests no larger than one FUSE payload.
     pub(super) fn tune(self, max_payload: u32) {
         for (attribute, value) in [
             ("queue/scheduler", "none".to_owned()),

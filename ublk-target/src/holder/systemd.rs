@@ -79,3 +79,53 @@ impl FdStore for SystemdStore {
         Ok(std::mem::take(&mut *self.passed.lock()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Seek, Write};
+    use std::os::unix::net::UnixDatagram;
+
+    /// What systemd receives: messages, and the file that came with the first.
+    fn receive(socket: &UnixDatagram) -> (String, Option<OwnedFd>) {
+        let mut buffer = [0; 1024];
+        let (len, fd) = socket::receive(socket.as_fd(), &mut buffer).unwrap();
+        (String::from_utf8(buffer[..len].to_vec()).unwrap(), fd)
+    }
+
+    #[test]
+    fn deposits_reach_systemd_before_put_returns() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("notify");
+        let systemd = UnixDatagram::bind(&path).unwrap();
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            let put = receive(&systemd);
+            let (barrier, pipe) = receive(&systemd);
+            sender.send(()).unwrap();
+            drop(pipe);
+            let remove = receive(&systemd);
+            let _ = receive(&systemd);
+            (put, barrier, remove)
+        });
+        let store = SystemdStore { socket: path, passed: Mutex::default() };
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(b"the same file").unwrap();
+        store.put("cowslip-loop.x", file.as_fd()).unwrap();
+        receiver.try_recv().expect("the barrier was read before put returned");
+        store.remove("cowslip-loop.x").unwrap();
+        let ((put, fd), barrier, (remove, none)) = thread.join().unwrap();
+        assert_eq!(put, "FDSTORE=1\nFDNAME=cowslip-loop.x\nFDPOLL=0");
+        assert_eq!(barrier, "BARRIER=1");
+        assert_eq!(remove, "FDSTOREREMOVE=1\nFDNAME=cowslip-loop.x");
+        assert!(none.is_none());
+        let mut received = std::fs::File::from(fd.unwrap());
+        let mut text = String::new();
+        received.rewind().unwrap();
+        received.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "the same file");
+        for bad in ["", "a:b", "a b", "\n", "ü", &"x".repeat(256)] {
+            assert!(store.put(bad, file.as_fd()).is_err(), "{bad:?}");
+        }
+    }
+}

@@ -27,10 +27,10 @@ const MAX_MESSAGE: usize = 320;
 pub(super) struct Held(pub Vec<(String, OwnedFd)>);
 
 impl Held {
-    fn put(&mut self, name: String, fd: OwnedFd) -> io::Result<()> {
+    fn put(&mut self, name: String, fd: OwnedFd, bound: usize) -> io::Result<()> {
         if let Some((_, old)) = self.0.iter_mut().find(|(held, _)| *held == name) {
             *old = fd;
-        } else if self.0.len() < MAX_HELD {
+        } else if self.0.len() < bound {
             self.0.push((name, fd));
         } else {
             return Err(io::Error::from_raw_os_error(libc::ENOSPC));
@@ -72,7 +72,7 @@ pub(super) fn serve(peer: BorrowedFd<'_>, kind: Peer, held: &mut Held) -> io::Re
     let outcome = match (&buffer[..len], kind) {
         ([VERSION, PUT, name @ ..], Peer::Agent) => text(name).and_then(|name| {
             let fd = fd.ok_or_else(|| io::Error::from_raw_os_error(libc::EBADF))?;
-            held.put(name, fd)
+            held.put(name, fd, MAX_HELD)
         }),
         ([VERSION, REMOVE, name @ ..], Peer::Agent) => {
             text(name).map(|name| held.0.retain(|(other, _)| *other != name))
@@ -250,15 +250,12 @@ mod tests {
     #[test]
     fn no_more_than_the_bound_is_held() {
         let mut held = Held::default();
-        let one = file();
-        for index in 0..MAX_HELD {
-            // The same file each time would do as well, but for the limit of open files: fill with names only.
-            if index < 64 {
-                held.put(format!("n{index}"), one.try_clone().unwrap()).unwrap();
-            }
+        for name in ["a", "b", "a"] {
+            held.put(name.into(), file(), 2).unwrap();
         }
-        assert_eq!(held.0.len(), 64);
-        held.put("n0".into(), one).unwrap();
-        assert_eq!(held.0.len(), 64, "a name is there once");
+        let error = held.put("c".into(), file(), 2).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ENOSPC));
+        held.put("b".into(), file(), 2).expect("replacing needs no room");
+        assert_eq!(held.0.len(), 2);
     }
 }

@@ -52,6 +52,7 @@ fn verified_load_under_20_kills() {
                         "--verify=crc32c",
                         "--verify_fatal=1",
                         "--verify_backlog=64",
+                        "--verify_state_save=0",
                         "--randrepeat=0",
                         &format!("--randseed={rounds}"),
                         "--output-format=terse",
