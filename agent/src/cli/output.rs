@@ -5,7 +5,7 @@ use super::{
     model,
 };
 use serde::Serialize;
-use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write};
+use std::io::{self, BufWriter, IsTerminal, Stdout, Write};
 
 /// When to use colour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -54,14 +54,15 @@ pub struct Output {
     pub quiet: bool,
     /// Colour on stdout.
     pub color: bool,
-    stdout: BufWriter<StdoutLock<'static>>,
+    /// Not locked: the agent's other threads may print, too.
+    stdout: BufWriter<Stdout>,
 }
 
 impl Output {
     /// Standard output with the global options.
     pub fn new(json: bool, quiet: bool, color: ColorChoice) -> Self {
         let color = color.on(io::stdout().is_terminal());
-        Self { json, quiet, color, stdout: BufWriter::with_capacity(1 << 16, io::stdout().lock()) }
+        Self { json, quiet, color, stdout: BufWriter::with_capacity(1 << 16, io::stdout()) }
     }
 
     /// Writes bytes as they are.
