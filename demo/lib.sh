@@ -5,6 +5,10 @@
 
 # Everything the demo makes lies in here.
 T=
+# But for this: writes that are acknowledged and not yet on disk, which the agent keeps in a tmpfs.
+ring=
+# Loop devices bear the pool's id.
+pool_id=
 # The process that was started as the agent; it restarts the serving process where there is no systemd.
 agent=
 # Mount points, in the order of mounting.
@@ -54,6 +58,7 @@ make_directory() {
     free_kib=$(df -Pk "$base" | awk 'NR == 2 { print $4 }')
     [ "$free_kib" -gt $((5 * 1024 * 1024)) ] || die "less than 5 GiB free in $base" "TMPDIR=DIRECTORY make demo"
     T=$(mktemp -d "$base/cowslip-demo.XXXXXX")
+    ring=$(mktemp -d /dev/shm/cowslip-demo.XXXXXX)
     mkdir "$T/tree" "$T/mnt" "$T/clone" "$T/snapshots" "$T/restored"
 }
 
@@ -63,7 +68,7 @@ choose_files() {
     for candidate in /usr/share "${CARGO_HOME:-$HOME/.cargo}/registry/src"; do
         [ -d "$candidate" ] || continue
         # Files that this user cannot read, and the names that a list by lines cannot hold, are left out.
-        find "$candidate" -xdev -type f -readable ! -name '*[[:cntrl:]\\]*' -printf '%s\t%P\n' 2>/dev/null |
+        { find "$candidate" -xdev -type f -readable ! -name '*[[:cntrl:]\\]*' -printf '%s\t%P\n' 2>/dev/null || true; } |
             LC_ALL=C sort -t $'\t' -k2 |
             awk -F '\t' -v left=$((800 * 1024 * 1024)) '$1 <= left { left -= $1; print }' >"$T/chosen"
         cut -f2- "$T/chosen" >"$T/list"
@@ -118,6 +123,7 @@ start_agent() {
         tail -n 20 "$T/agent.log" >&2
         die "the agent does not serve"
     }
+    pool_id=$(cowslip --json status | json_value id)
 }
 
 # Runs a command that may hang on a dead device, and gives up on it after so many seconds.
@@ -150,7 +156,7 @@ leftovers() {
     awk -v t="$T/" 'index($2, t) == 1 { print "mounted: " $2 }' /proc/self/mounts
     if command -v losetup >/dev/null; then
         losetup --list --noheadings --output NAME,BACK-FILE 2>/dev/null |
-            awk -v t="$T/" 'index($2, t) == 1 { print "loop device: " $1 }'
+            awk -v name="/cowslip-loop.${pool_id:-none}." 'index($2, name) == 1 { print "loop device: " $1 }'
     fi
     return 0
 }
@@ -175,7 +181,7 @@ clean_up() {
     trap - EXIT
     trap '' INT TERM HUP
     set +e
-    [ -n "$T" ] || exit "$code"
+    [ -n "$T" ] && [ -n "$ring" ] || exit "$code"
     [ "$code" = 0 ] || say "demo: cleaning up after: $current"
     for ((i = ${#mounts[@]} - 1; i >= 0; i--)); do
         bounded 30 umount "${mounts[i]}"
@@ -202,7 +208,7 @@ clean_up() {
         say "demo: the last lines of the agent's log:"
         tail -n 20 "$T/agent.log" >&2
     fi
-    rm -rf --one-file-system "$T"
+    rm -rf --one-file-system "$T" "$ring"
     exit "$code"
 }
 
