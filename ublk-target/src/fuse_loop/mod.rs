@@ -12,7 +12,7 @@
 //! - **The connection lives as long as a descriptor of it is open**, so the holder has one from before the loop device
 //!   exists until after it is gone. It is one open file shared by all server threads: a clone (FUSE_DEV_IOC_CLONE) has
 //!   a list of unanswered requests of its own, which fail when its last descriptor is closed, so each clone would have
-//!   to be held too; nothing was gained by them at the rates measured.
+//!   to be held too.
 //! - **Recovery** skips INIT, starts threads and writes FUSE_NOTIFY_RESEND. The name of the held descriptor says all
 //!   there is to know about the connection (see [`connection`]).
 //! - **Caching**: there is none. FOPEN_DIRECT_IO keeps buffered I/O out even if the loop driver fell back to it, and
