@@ -205,6 +205,7 @@ fn images_go_in_and_out_unchanged() {
     agent.run(&["-q", "volume", "import", "packed", "out.img.zst"]).with(0);
     let output = agent.command().args(["-q", "volume", "export", "packed", "-"]).output().unwrap();
     assert!(output.status.success() && output.stdout == whole);
+    agent.run(&["volume", "export", "v", "/dev/full"]).with(5);
     agent.run(&["volume", "export", "v@none", "none.img"]).with(3);
     assert!(!agent.path("none.img").exists());
 }
@@ -340,6 +341,23 @@ fn without_the_agent_its_pool_can_be_read() {
         assert!(!dumped.stdout.is_empty(), "{what}");
     }
     Agent::ended(cowslip().args(["pool", "dump", &pool, "nonsense"])).with(2);
+}
+
+#[test]
+fn a_damaged_pool_is_told() {
+    let mut agent = Agent::new();
+    agent.import("db", &image());
+    agent.stop();
+    let pool = agent.path("pool");
+    let file = fs::File::options().write(true).open(pool.join("pool.cowslip")).unwrap();
+    // Behind the superblocks and the log: map nodes and data of a small, new pool.
+    std::os::unix::fs::FileExt::write_all_at(&file, &vec![0xff; 8 << 20], 8 << 20).unwrap();
+    let text = Agent::ended(cowslip().args(["pool", "check"]).arg(&pool)).with(7);
+    assert!(!text.stdout.is_empty(), "each finding is a line: {text:?}");
+    assert!(text.stderr.contains("is damaged") && text.stderr.contains("hint: "), "{text:?}");
+    let json = Agent::ended(cowslip().args(["--json", "pool", "check"]).arg(&pool)).with(7);
+    assert_eq!(json.json()["clean"], false);
+    assert_eq!(json.json_error()["kind"], "damaged");
 }
 
 #[test]

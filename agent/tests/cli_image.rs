@@ -8,6 +8,7 @@ use std::{
     fs,
     os::unix::{ffi::OsStrExt, fs::symlink},
     path::{Path, PathBuf},
+    process::Stdio,
 };
 
 struct Image {
@@ -120,6 +121,10 @@ fn cat_prints_files() {
     );
     let missing = run(["cat", &image.source("/etc/none")]).with(3);
     assert!(missing.stderr.contains("/etc/none") && missing.stderr.contains("disk.img"), "{missing:?}");
+    let full = fs::File::options().write(true).open("/dev/full").unwrap();
+    let code =
+        cowslip().args(["cat", &image.source("/big")]).stdout(full).stderr(Stdio::null()).status().unwrap();
+    assert_eq!(code.code(), Some(5), "a full disk");
     let dir = run(["cat", &image.source("/etc")]).with(1);
     assert!(dir.stderr.contains("hint: list it"), "{dir:?}");
 }

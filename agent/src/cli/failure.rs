@@ -1,7 +1,7 @@
 //! Why a command failed, and the exit code that scripts see. The one place that maps the errors of the store,
 //! the API, the readers and the system to those codes.
 
-use std::{fmt, io, process::ExitCode};
+use std::{fmt, io, path::Path, process::ExitCode};
 
 /// Result of a command.
 pub type Result<T> = std::result::Result<T, Failure>;
@@ -171,6 +171,13 @@ impl Failure {
             Some(hint) => failure.hint(hint),
             None => failure,
         }
+    }
+
+    /// Says where it happened, unless the message does already.
+    #[must_use]
+    pub fn about(self, place: &Path) -> Self {
+        let place = place.display().to_string();
+        if self.message.contains(&place) { self } else { self.at(place) }
     }
 
     /// Kind.

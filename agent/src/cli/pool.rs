@@ -32,7 +32,8 @@ fn init(context: &mut Context, args: &PoolInitArgs) -> Result<()> {
     context.refuse_pool("pool init takes the pool as its argument")?;
     let size_bytes = args.size.as_deref().map(sizes::parse_volume).transpose()?;
     let options = store::InitOptions { size_bytes, force: args.force, ..store::InitOptions::default() };
-    let pool = Pool::from(store::Pool::init(&args.path, &options)?);
+    let pool =
+        Pool::from(store::Pool::init(&args.path, &options).map_err(|e| Failure::from(e).about(&args.path))?);
     if context.out.json {
         return context.out.json_line(&pool);
     }
@@ -91,12 +92,12 @@ fn check(context: &mut Context, args: &PoolCheckArgs) -> Result<ExitCode> {
         progress.set(done);
     });
     drop(progress);
-    let report = report.map_err(|error| explain_lock(error, "check"))?;
+    let report = report.map_err(|error| explain_lock(error, &path, "check"))?;
     tell(context, &path, report)
 }
 
-fn explain_lock(error: store::Error, what: &str) -> Failure {
-    let failure = Failure::from(error);
+fn explain_lock(error: store::Error, path: &Path, what: &str) -> Failure {
+    let failure = Failure::from(error).about(path);
     match failure.kind() {
         Kind::Busy => failure.or_hint(format!("an agent serves this pool: stop it for the {what}")),
         _ => failure,
@@ -136,7 +137,7 @@ fn tell(context: &mut Context, path: &Path, report: store::CheckReport) -> Resul
     }
     let failure = Failure::new(
         Kind::Damaged,
-        format!("pool {} is damaged: {} findings", report.path, report.findings.len()),
+        format!("pool {} is damaged, findings: {}", report.path, report.findings.len()),
     )
     .hint("copy what is readable with `cowslip --pool PATH volume export`, then make a new pool");
     context.out.flush()?;
@@ -151,7 +152,7 @@ fn dump(context: &mut Context, args: &PoolDumpArgs) -> Result<()> {
     if let Some(failure) = writer.failure {
         return Err(failure);
     }
-    dumped.map_err(|error| explain_lock(error, "dump"))
+    dumped.map_err(|error| explain_lock(error, &args.path, "dump"))
 }
 
 /// Standard output as a writer that keeps why it failed.

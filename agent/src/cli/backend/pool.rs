@@ -21,7 +21,7 @@ impl PoolBackend {
     /// Opens the pool at `path`.
     pub fn open(path: &Path) -> Result<Self> {
         let pool = store::Pool::open_read_only(path).map_err(|error| {
-            let failure = Failure::from(error);
+            let failure = Failure::from(error).about(path);
             match failure.kind() {
                 Kind::Busy => {
                     failure.or_hint("an agent serves this pool: leave --pool out to ask it, or stop it")
