@@ -73,19 +73,28 @@ impl Again for World {
     }
 
     fn again(&mut self, r: &mut Rng) {
-        let in_recovery = r.below(3) == 0;
-        if in_recovery {
-            self.stop(*r.pick(&ENDS), r);
+        let mut end = *r.pick(&ENDS);
+        if r.below(3) == 0 {
+            // The same disk is lost once more, before its recovery is complete.
+            let first = *r.pick(&ENDS);
+            self.stop(first, r);
             self.pending = None;
             self.dev.die_at(1 + r.below(3));
             if self.try_open().is_ok() {
                 live(self, r, 3);
             }
+            self.stop(end, r);
+            if matches!(first, End::Power(_)) {
+                // What the first cut took is allowed to be gone.
+                end = first;
+            }
+            self.open();
+            self.verify(end);
         } else {
             self.dev.die_at(self.dev.steps() + 1 + r.below(60));
             live(self, r, 20);
+            self.crash(end, r);
         }
-        self.crash(*r.pick(&ENDS), r);
     }
 }
 

@@ -126,3 +126,45 @@ pub fn judge(sb: &Superblock, ring: Option<&Binding>, boot_id: [u8; 16], had_rin
         (false, true) => Recovery::RingLost,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::log::write_frame;
+    use crate::log::ring::SharedBytes;
+
+    /// H5: the process dies after any byte of an append: the records before it count, the torn one does not.
+    #[test]
+    fn h5_a_torn_append_is_not_replayed() {
+        let record = |volume| Record::Attach { volume: crate::types::VolumeId(volume), attached: true };
+        let shared = SharedBytes::new(4096);
+        let ring = Ring::heap(shared.clone());
+        // A lap of old frames, so that what follows the torn one looks like records.
+        let mut lsn = Lsn(0);
+        while lsn.0 < 4096 + 400 {
+            let mut frame = Vec::new();
+            write_frame(&mut frame, lsn, &record(lsn.0).encode());
+            ring.put(lsn, &frame);
+            lsn.0 += frame.len() as u64;
+        }
+        let mut next = Vec::new();
+        write_frame(&mut next, lsn, &record(7777).encode());
+        let from = Lsn(lsn.0 - 10 * next.len() as u64);
+        for written in 0..=next.len() {
+            let torn = Ring::heap(shared.duplicate());
+            torn.put(lsn, &next[..written]);
+            let mut seen = Vec::new();
+            let end = from_ring(&torn, from, &mut |r, _| {
+                seen.push(r);
+                Ok(())
+            })
+            .expect("records decode");
+            // Bytes at its end may happen to be what the old lap left there.
+            let whole = seen.last() == Some(&record(7777));
+            assert_eq!(seen.len(), if whole { 11 } else { 10 }, "{written} bytes");
+            assert_eq!(end.0, lsn.0 + if whole { next.len() as u64 } else { 0 });
+            assert!(whole || written < next.len());
+            assert!(!whole || written > FRAME_HEADER, "{written} bytes");
+        }
+    }
+}
