@@ -8,6 +8,7 @@ use super::devices::Devices;
 use super::events::{Events, now_seconds};
 use super::locks::Locks;
 use super::provider::SnapshotsMount;
+use super::ring::RingDir;
 use crate::config::Config;
 use api::{Error, ErrorKind, Result};
 use std::sync::Arc;
@@ -24,8 +25,8 @@ pub struct Agent {
     pub devices: Devices,
     /// What happened.
     pub events: Arc<Events>,
-    /// Why the ring is where it is.
-    pub ring_reason: String,
+    /// Where the ring is, and why.
+    pub ring: RingDir,
     /// Who keeps the devices alive: `systemd`, `holder` or `nobody`.
     pub supervisor: &'static str,
     /// The tree of all snapshots.
@@ -42,7 +43,7 @@ pub struct Parts {
     pub pool: Arc<Pool>,
     pub devices: Devices,
     pub events: Arc<Events>,
-    pub ring_reason: String,
+    pub ring: RingDir,
     pub supervisor: &'static str,
     pub snapshots_mount: SnapshotsMount,
 }
@@ -50,13 +51,13 @@ pub struct Parts {
 impl Agent {
     /// An agent that serves nothing yet.
     pub fn new(parts: Parts) -> Arc<Self> {
-        let Parts { config, pool, devices, events, ring_reason, supervisor, snapshots_mount } = parts;
+        let Parts { config, pool, devices, events, ring, supervisor, snapshots_mount } = parts;
         Arc::new(Self {
             config,
             pool,
             devices,
             events,
-            ring_reason,
+            ring,
             supervisor,
             snapshots_mount,
             started_at: now_seconds(),

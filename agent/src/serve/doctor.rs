@@ -45,7 +45,7 @@ impl Agent {
     }
 
     fn ring_fact(&self) -> Fact {
-        let detail = format!("{} ({})", self.pool.info().ring, self.ring_reason);
+        let detail = format!("{} ({})", self.pool.info().ring, self.ring.reason);
         if self.pool.recovery() == Recovery::RingLost {
             return warn("ring", detail, "the last agent's ring was lost: see `cowslip events`");
         }

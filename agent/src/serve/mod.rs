@@ -108,7 +108,7 @@ fn start(config: Config, keeper: Keeper) -> api::Result<(Arc<Agent>, Socket)> {
         pool,
         devices,
         events: Arc::new(Events::new()),
-        ring_reason: ring.reason,
+        ring,
         supervisor: keeper.name,
         snapshots_mount: SnapshotsMount::default(),
         config,

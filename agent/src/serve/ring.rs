@@ -17,6 +17,20 @@ pub struct RingDir {
     pub path: Option<PathBuf>,
     /// Why this one, or none.
     pub reason: String,
+    /// It is in /dev/shm under a name of this agent alone, and is of no use once the pool is closed.
+    passing: bool,
+}
+
+impl RingDir {
+    /// Gives its memory back after the pool was closed. The pool's lock must still be held: the next
+    /// agent may choose the same directory.
+    pub fn remove(&self) {
+        if let Some(path) = self.path.as_ref().filter(|_| self.passing)
+            && let Err(error) = fs::remove_dir_all(path)
+        {
+            tracing::warn!("{} stays: {error}", path.display());
+        }
+    }
 }
 
 /// Chooses and makes the directory: the configured one, else one in the run directory, else one in
@@ -34,18 +48,26 @@ pub fn choose(config: &Config) -> Result<RingDir> {
             )
             .hint("name a directory under /run or /dev/shm, or leave ring_dir out"));
         }
-        return Ok(RingDir { path: Some(dir.clone()), reason: format!("ring_dir {}", dir.display()) });
+        return Ok(RingDir {
+            path: Some(dir.clone()),
+            reason: format!("ring_dir {}", dir.display()),
+            passing: false,
+        });
     }
     let shared = Path::new(SHARED_MEMORY).join(shared_name(&config.run_dir));
     for (base, dir) in
         [(config.run_dir.as_path(), config.run_dir.join("ring")), (Path::new(SHARED_MEMORY), shared)]
     {
         if on_tmpfs(base) && make_private(&dir) {
-            return Ok(RingDir { reason: format!("{} is on a tmpfs", dir.display()), path: Some(dir) });
+            return Ok(RingDir {
+                reason: format!("{} is on a tmpfs", dir.display()),
+                passing: base == Path::new(SHARED_MEMORY),
+                path: Some(dir),
+            });
         }
     }
     let reason = format!("neither {} nor {SHARED_MEMORY} is a tmpfs of ours", config.run_dir.display());
-    Ok(RingDir { path: None, reason })
+    Ok(RingDir { path: None, reason, passing: false })
 }
 
 fn on_tmpfs(dir: &Path) -> bool {
@@ -89,12 +111,14 @@ mod tests {
             println!("skipped: /dev/shm is no tmpfs, or /var/tmp is one");
             return;
         }
-        let ring = choose(&config(disk.path(), None)).unwrap().path.unwrap();
+        let chosen = choose(&config(disk.path(), None)).unwrap();
+        let ring = chosen.path.clone().unwrap();
         assert!(ring.starts_with(SHARED_MEMORY), "{}", ring.display());
         assert_eq!(fs::metadata(&ring).unwrap().permissions().mode() & 0o777, 0o700);
         fs::set_permissions(&ring, fs::Permissions::from_mode(0o755)).unwrap();
         let refused = choose(&config(disk.path(), None)).unwrap();
-        fs::remove_dir(&ring).unwrap();
+        chosen.remove();
+        assert!(!ring.exists());
         assert_eq!(refused.path, None);
     }
 
@@ -105,7 +129,10 @@ mod tests {
             return;
         }
         let run = tempfile::tempdir_in(SHARED_MEMORY).unwrap();
-        assert_eq!(choose(&config(run.path(), None)).unwrap().path, Some(run.path().join("ring")));
+        let chosen = choose(&config(run.path(), None)).unwrap();
+        assert_eq!(chosen.path, Some(run.path().join("ring")));
+        chosen.remove();
+        assert!(run.path().join("ring").exists(), "not ours alone");
     }
 
     #[test]

@@ -42,7 +42,9 @@ impl Agent {
             }
         }
         if all_parked {
-            self.pool.close().map_err(of_store)
+            self.pool.close().map_err(of_store)?;
+            self.ring.remove();
+            Ok(())
         } else {
             // A device is still served by an operation that hangs. Closed under it, it would fail;
             // as it is, the next agent finds what a killed one leaves.

@@ -49,7 +49,7 @@ impl Agent {
     }
 
     fn ring(&self, pool: &PoolInfo) -> String {
-        format!("{} ({})", pool.ring, self.ring_reason)
+        format!("{} ({})", pool.ring, self.ring.reason)
     }
 
     fn warnings(&self, pool: &PoolInfo) -> Vec<String> {
