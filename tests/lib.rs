@@ -17,9 +17,14 @@ pub fn skip(why: &str) {
     println!("skipped: {why}");
 }
 
-/// The root of the tree.
+/// The root of the tree, as cargo names it when it runs the tests: a target directory may serve several checkouts.
 pub fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate lies in the workspace")
+    static ROOT: OnceLock<PathBuf> = OnceLock::new();
+    ROOT.get_or_init(|| {
+        let package =
+            std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+        Path::new(&package).parent().expect("the crate lies in the workspace").to_owned()
+    })
 }
 
 /// Whether the program is in `PATH` or where the system keeps its administrator's.
