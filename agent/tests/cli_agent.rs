@@ -370,7 +370,7 @@ fn files_of_a_snapshot_without_mounting_anything() {
     fs::File::create(&file).unwrap().set_len(32 << 20).unwrap();
     let arguments = ["-q", "-F", "-t", "ext4", "-d"].map(OsStr::new);
     if tool("mke2fs", &[&arguments[..], &[tree.as_os_str(), file.as_os_str()]].concat()).is_none() {
-        println!("skipped: mke2fs is missing; install e2fsprogs");
+        common::skip("mke2fs is missing; install e2fsprogs");
         return;
     }
     agent.run(&["-q", "volume", "import", "files", "fs.img"]).with(0);

@@ -41,7 +41,7 @@ fn image() -> Option<Image> {
     let arguments = ["-q", "-F", "-t", "ext4", "-d"].map(OsStr::new);
     let arguments = [&arguments[..], &[tree.as_os_str(), file.as_os_str()]].concat();
     if tool("mke2fs", &arguments).is_none() {
-        println!("skipped: mke2fs is missing; install e2fsprogs");
+        common::skip("mke2fs is missing; install e2fsprogs");
         return None;
     }
     Some(Image { dir, file })
@@ -193,7 +193,7 @@ fn a_damaged_image_is_told_and_never_a_panic() {
 fn mount_shows_the_files_until_umount() {
     let Some(image) = image() else { return };
     if fs::File::options().read(true).write(true).open("/dev/fuse").is_err() {
-        println!("skipped: /dev/fuse cannot be used; `modprobe fuse`");
+        common::skip("/dev/fuse cannot be used; `modprobe fuse`");
         return;
     }
     let dir = image.dir.path().join("mnt");
@@ -213,7 +213,7 @@ fn mount_shows_the_files_until_umount() {
 fn a_mount_in_the_foreground_ends_with_a_signal() {
     let Some(image) = image() else { return };
     if fs::File::options().read(true).write(true).open("/dev/fuse").is_err() {
-        println!("skipped: /dev/fuse cannot be used; `modprobe fuse`");
+        common::skip("/dev/fuse cannot be used; `modprobe fuse`");
         return;
     }
     let dir = image.dir.path().join("mnt");

@@ -1,5 +1,8 @@
 //! Devices through the life of an agent: mounted, killed under, stopped under, found again.
 
+#[path = "../../tests/skip.rs"]
+mod skip;
+
 use api::v1::{self, SnapshotRef};
 use api::{Client, Error, ErrorKind};
 use std::fs;
@@ -173,7 +176,7 @@ fn kind<T: std::fmt::Debug>(result: Result<T, tonic::Status>) -> (ErrorKind, Str
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mounted_volume_outlives_its_agents() {
     if let Some(why) = lacking() {
-        println!("skipped: {why}");
+        skip::skip(&why);
         return;
     }
     let host = Host::new();

@@ -223,10 +223,10 @@ fn h18_h25_reuse_under_readers() {
                 while !stop.load(Ordering::Relaxed) {
                     let l = i * 7 % 256;
                     v.write_at(l * 4096, &block(tag + (i % 16) as u8), false).expect("writes");
-                    if i % 5 == 0 {
+                    if i.is_multiple_of(5) {
                         v.discard((l + 3) % 256 * 4096, 4096).expect("discards");
                     }
-                    if i % 50 == 0 {
+                    if i.is_multiple_of(50) {
                         pool.checkpoint().expect("checkpoints");
                     }
                     i += 1;
@@ -376,7 +376,7 @@ fn h29_sectors_of_one_block_do_not_lose_each_other() {
             for sector in 0..8u64 {
                 let v = &v;
                 s.spawn(move || {
-                    v.write_at(sector * 512, &[round * 8 + sector as u8; 512], false).expect("writes")
+                    v.write_at(sector * 512, &[round * 8 + sector as u8; 512], false).expect("writes");
                 });
             }
         });

@@ -94,6 +94,10 @@ fn make_private(dir: &Path) -> bool {
 }
 
 #[cfg(test)]
+#[path = "../../../tests/skip.rs"]
+mod skip;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::config::AgentOptions;
@@ -108,7 +112,7 @@ mod tests {
     fn a_run_directory_on_disk_gets_a_private_ring_in_shared_memory() {
         let disk = tempfile::tempdir_in("/var/tmp").unwrap();
         if !on_tmpfs(Path::new(SHARED_MEMORY)) || on_tmpfs(disk.path()) {
-            println!("skipped: /dev/shm is no tmpfs, or /var/tmp is one");
+            skip::skip("/dev/shm is no tmpfs, or /var/tmp is one");
             return;
         }
         let chosen = choose(&config(disk.path(), None)).unwrap();
@@ -125,7 +129,7 @@ mod tests {
     #[test]
     fn a_run_directory_on_a_tmpfs_holds_the_ring() {
         if !on_tmpfs(Path::new(SHARED_MEMORY)) {
-            println!("skipped: /dev/shm is no tmpfs");
+            skip::skip("/dev/shm is no tmpfs");
             return;
         }
         let run = tempfile::tempdir_in(SHARED_MEMORY).unwrap();

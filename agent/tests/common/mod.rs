@@ -1,5 +1,10 @@
 //! Runs the real program.
-#![allow(dead_code)] // each test program uses its part of this
+#![allow(dead_code, unused_imports)] // each test program uses its part of this
+
+#[path = "../../../tests/skip.rs"]
+mod skip;
+
+pub use skip::skip;
 
 use std::{
     ffi::OsStr,

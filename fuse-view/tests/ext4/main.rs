@@ -6,5 +6,7 @@ mod htree;
 mod oracle;
 mod populate;
 mod seek;
+#[path = "../../../tests/skip.rs"]
+mod skip;
 mod support;
 mod sys;

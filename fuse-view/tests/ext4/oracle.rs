@@ -35,10 +35,7 @@ fn check(options: &str) {
             populate(&mount.0, 42, true);
         }
         Err(e) => {
-            println!(
-                "skipped: the kernel does not mount {options:?} ({}); compared with the source",
-                e.trim()
-            );
+            println!("note: the kernel does not mount {options:?} ({}); compared with the source", e.trim());
             return check_copied(options);
         }
     }
@@ -302,7 +299,7 @@ fn what_the_kernel_may_not_mount() {
 #[test]
 fn encrypted_files_are_told_as_such() {
     if !sys::is_root() {
-        println!("skipped: encrypting a directory needs root");
+        crate::skip::skip("encrypting a directory needs root");
         return;
     }
     let dir = workdir();
@@ -311,7 +308,7 @@ fn encrypted_files_are_told_as_such() {
     let secret = mount.0.join("secret");
     fs::create_dir(&secret).unwrap();
     if let Err(e) = sys::encrypt(&File::open(&secret).unwrap()) {
-        println!("skipped: the kernel does not encrypt ({e}); it needs CONFIG_FS_ENCRYPTION");
+        crate::skip::skip(&format!("the kernel does not encrypt ({e}); it needs CONFIG_FS_ENCRYPTION"));
         return;
     }
     for i in 0..200 {
@@ -338,7 +335,7 @@ fn encrypted_files_are_told_as_such() {
 #[test]
 fn a_dirty_journal_is_told() {
     if !sys::is_root() {
-        println!("skipped: a dirty journal needs a mount, which needs root");
+        crate::skip::skip("a dirty journal needs a mount, which needs root");
         return;
     }
     let dir = workdir();

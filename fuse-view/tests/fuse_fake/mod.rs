@@ -1,16 +1,14 @@
 //! A file system in memory, for tests of what stands above the readers.
-#![allow(dead_code)] // every test binary uses its own part
+#![allow(dead_code, unused_imports)] // every test binary uses its own part
 
 pub mod provider;
+#[path = "../../../tests/skip.rs"]
+mod skip;
+
+pub use skip::skip;
 
 use fuse_view::{Attr, DirEntry, Error, FileKind, FsView, Ino, Result, StatFs, Timestamp};
 use std::{collections::BTreeMap, ops::Range};
-
-/// Says why a test cannot run here; fails where that is not allowed.
-pub fn skip(why: &str) {
-    assert!(std::env::var_os("COWSLIP_NO_SKIP").is_none(), "must not be skipped: {why}");
-    println!("skipped: {why}");
-}
 
 /// One inode.
 #[derive(Clone)]

@@ -236,8 +236,16 @@ impl World {
             }
             other => {
                 control(&pool, other)?;
+                // What changes nothing flushes nothing.
+                let idle = match other {
+                    Op::Rename { old, new } => old == new,
+                    Op::Resize { name, blocks } => self.model.volumes[name].blocks == *blocks,
+                    _ => false,
+                };
                 apply_control(&mut self.model, other);
-                self.model.flushed();
+                if !idle {
+                    self.model.flushed();
+                }
             }
         }
         Ok(())

@@ -7,6 +7,8 @@ mod file_disk;
 mod freezing;
 mod rig;
 mod server;
+#[path = "../../../tests/skip.rs"]
+mod skip;
 mod survival;
 mod system;
 
@@ -39,7 +41,7 @@ fn main() -> ExitCode {
     let mut failed = Vec::new();
     for (name, programs, body) in chosen {
         if let Some(why) = missing(programs) {
-            println!("test {name} ... skipped: {why}");
+            skip::skip(&format!("{name}: {why}"));
             continue;
         }
         println!("test {name} ...");
