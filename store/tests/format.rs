@@ -20,10 +20,12 @@ use store::format::superblock::{
 use store::format::{Writer, crc};
 use store::io::BlockDev;
 use store::io::file::POOL_FILE;
+use store::io::sim::SimDev;
 use store::log::Ring;
 use store::log::ring::Binding;
+use store::pool::format_device;
 use store::types::{Epoch, Lsn, MAX_VOLUME_BYTES, Phys, SEGMENT_BLOCKS, VersionId, VolumeId};
-use store::{BLOCK_BYTES, Consistency, Labels, Recovery, check_device};
+use store::{BLOCK_BYTES, Consistency, Labels, Recovery, SnapshotSpec, check_device};
 
 fn manifest_dir() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -129,9 +131,17 @@ fn constants_are_as_documented() {
 
 #[test]
 fn the_address_space_is_as_documented() {
-    let slots = table("Address space", 0);
-    assert_eq!(slots[0][1], SLOTS[0].0.to_string());
-    assert_eq!(slots[1][1], SLOTS[1].0.to_string());
+    let parts: Vec<String> = table("Address space", 0).iter().map(|r| r[..2].join(": ")).collect();
+    let code = [
+        format!("superblock, slot 0: {}", SLOTS[0].0),
+        format!("superblock, slot 1: {}", SLOTS[1].0),
+        "log: 256".to_owned(),
+        "segment table, slot 0: log end".to_owned(),
+        "segment table, slot 1: slot 0's end".to_owned(),
+        "checksum table: slot 1's end".to_owned(),
+        "data: checksum table's end, rounded up to 256".to_owned(),
+    ];
+    assert_eq!(parts, code);
     let l = plan(1 << 30, 32 << 20).expect("1 GiB is enough");
     let code = [
         ("total_blocks", l.total_blocks),
@@ -146,6 +156,68 @@ fn the_address_space_is_as_documented() {
     let code: BTreeMap<String, String> =
         code.into_iter().map(|(k, v)| (k.to_owned(), v.to_string())).collect();
     assert_eq!(pairs("Address space", 1), code);
+}
+
+/// The numbers of the document's limits, at the limit and beyond it.
+#[test]
+fn limits_are_as_documented() {
+    let limits = pairs("Limits", 0);
+    let pool = golden::open(&golden::disk_of(&golden_image(VERSION)), 9, false).expect("opens");
+    let create = |name: &str, bytes, labels| pool.create_volume(name, bytes, labels).map(drop);
+    let labels = |n: usize| (0..n).map(|i| (format!("k{i}"), String::new())).collect::<Labels>();
+    let label = |k: usize, v: usize| Labels::from([("k".repeat(k), "v".repeat(v))]);
+    let spec = |n: usize, name: &str| -> Vec<SnapshotSpec> {
+        let one = |i| SnapshotSpec {
+            volume: format!("many{i}"),
+            name: name.into(),
+            consistency: Consistency::Crash,
+        };
+        (0..n).map(one).collect()
+    };
+
+    assert_eq!(limits["size of a pool"], "2^50 bytes (2^38 blocks)");
+    assert!(plan(1 << 50, 128 << 20).is_ok() && plan((1 << 50) + (1 << 20), 128 << 20).is_err());
+    assert_eq!(limits["size of a volume"], "2^50 bytes, a multiple of 4096");
+    create("largest", 1 << 50, Labels::new()).expect("2^50 bytes");
+    assert!(create("larger", (1 << 50) + 4096, Labels::new()).is_err());
+    assert!(create("uneven", 4097, Labels::new()).is_err());
+    assert_eq!(limits["log"], "at least 8 blocks");
+    assert!(format_device(&SimDev::new(32 << 20), 8 * 4096).is_ok());
+
+    let rule = "1 to 255 bytes; no /, @ or control character; not ., ..; a snapshot is not called latest";
+    assert_eq!(limits["name of a volume or snapshot"], rule);
+    create(&"n".repeat(255), 4096, Labels::new()).expect("255 bytes");
+    for name in ["", &"n".repeat(256), "a/b", "a@b", "a\nb", ".", ".."] {
+        assert!(create(name, 4096, Labels::new()).is_err(), "{name:?}");
+    }
+    let latest = SnapshotSpec { volume: "disk".into(), ..spec(1, "latest").remove(0) };
+    assert!(pool.create_snapshots(&[latest], Labels::new()).is_err());
+
+    let rule = "64 for a volume or snapshot; key 1 to 255 bytes, value at most 1024";
+    assert_eq!(limits["labels"], rule);
+    create("labelled", 4096, labels(64)).expect("64 labels");
+    create("long", 4096, label(255, 1024)).expect("a long label");
+    for bad in [labels(65), label(0, 1), label(256, 1), label(1, 1025)] {
+        assert!(create("refused", 4096, bad).is_err());
+    }
+
+    assert_eq!(limits["volumes in one Cut"], "128");
+    for i in 0..129 {
+        create(&format!("many{i}"), 4096, Labels::new()).expect("a small volume");
+    }
+    pool.create_snapshots(&spec(128, "s"), Labels::new()).expect("128 volumes");
+    assert!(pool.create_snapshots(&spec(129, "t"), Labels::new()).is_err());
+}
+
+#[test]
+fn feature_bits_are_as_documented() {
+    let row = |word: &str, bit: &str, what: &str| vec![word.to_owned(), bit.to_owned(), what.to_owned()];
+    let set_aside = [
+        row("feature_incompat", "0", "volumes may be encrypted"),
+        row("feature_incompat", "1", "blocks may be compressed"),
+    ];
+    assert_eq!(table("Feature bits", 0), set_aside);
+    assert_eq!((KNOWN_INCOMPAT, KNOWN_RO_COMPAT), (0, 0), "no bit means anything yet");
 }
 
 /// Builds a number from a table of bits; panics about fields that the table has not.
@@ -241,6 +313,8 @@ fn pages_blocks_and_frames_are_as_documented() {
     let expected = named([("lsn", 0x88), ("length", 6), ("crc", u64::from(sum))]);
     assert_eq!(numbers("Record frame", &frame), expected);
     assert_eq!((&frame[16..22], frame.len()), (&b"record"[..], 24));
+    let payload = table("Record frame", 0).pop().expect("the last row");
+    assert_eq!(payload[..3], [&FRAME_HEADER.to_string(), "length", "payload"]);
 }
 
 #[test]
@@ -263,13 +337,9 @@ fn the_ring_header_is_as_documented() {
         ("crc", u64::from(crc(0, &bytes[..48]))),
     ]);
     assert_eq!(numbers("Ring header", &bytes), expected);
-    for (offset, size, field) in fields_of("Ring header") {
-        match field.as_str() {
-            "pool_id" => assert_eq!(&bytes[offset..offset + size], &pool_id),
-            "boot_id" => assert_eq!(&bytes[offset..offset + size], &[7; 16]),
-            _ => {}
-        }
-    }
+    let ids = fields_of("Ring header").into_iter().filter(|(_, size, _)| *size == 16);
+    let ids: Vec<_> = ids.map(|(offset, size, name)| (name, bytes[offset..offset + size].to_vec())).collect();
+    assert_eq!(ids, [("pool_id".to_owned(), pool_id.to_vec()), ("boot_id".to_owned(), vec![7; 16])]);
 }
 
 // ---- Lists of fields ----
@@ -472,6 +542,8 @@ fn records_are_as_documented() {
     let documented = table("Records", 0);
     let samples = samples();
     assert_eq!(documented.len(), samples.len(), "one row and one sample for each kind of record");
+    let effects: Vec<String> = table("Records", 2).into_iter().map(|r| r[0].clone()).collect();
+    assert_eq!(effects, samples.iter().map(|r| describe(r).0).collect::<Vec<_>>(), "what each of them does");
     for (row, record) in documented.iter().zip(&samples) {
         let (name, values) = describe(record);
         assert_eq!(row[1], name);
@@ -600,14 +672,14 @@ fn golden_image(version: u32) -> Vec<u8> {
     zstd::decode_all(&packed[..]).expect("a zstd stream")
 }
 
-fn check_is_clean(dev: &store::io::sim::SimDev) {
+fn check_is_clean(dev: &SimDev) {
     let dev: Arc<dyn BlockDev> = Arc::new(dev.clone());
     let report = check_device(&dev, &mut |_, _| {}).expect("check runs");
     assert_eq!(report.findings, vec![]);
 }
 
 /// The pool as a power cut left it: what it holds, before and after its next life.
-fn verify_golden(dev: &store::io::sim::SimDev) {
+fn verify_golden(dev: &SimDev) {
     check_is_clean(dev);
     let looked = golden::open(dev, 9, true).expect("opens for reading");
     assert_eq!(golden::state_of(&looked).expect("reads"), golden::expected());
