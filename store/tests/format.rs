@@ -15,7 +15,7 @@ use store::format::node::{
 use store::format::record::{CutEntry, Record};
 use store::format::segment::{FLAG_BACKED, RECORDS_A_PAGE, SegmentPage, SegmentRecord};
 use store::format::superblock::{
-    KNOWN_INCOMPAT, KNOWN_RO_COMPAT, MAGIC, RawSuperblock, SLOTS, VERSION, plan,
+    KNOWN_INCOMPAT, KNOWN_RO_COMPAT, MAGIC, RawSuperblock, SLOTS, Superblock, VERSION, plan,
 };
 use store::format::{Writer, crc};
 use store::io::BlockDev;
@@ -23,9 +23,9 @@ use store::io::file::POOL_FILE;
 use store::io::sim::SimDev;
 use store::log::Ring;
 use store::log::ring::Binding;
-use store::pool::format_device;
 use store::types::{Epoch, Lsn, MAX_VOLUME_BYTES, Phys, SEGMENT_BLOCKS, VersionId, VolumeId};
 use store::{BLOCK_BYTES, Consistency, Labels, Recovery, SnapshotSpec, check_device};
+use zerocopy::FromBytes;
 
 fn manifest_dir() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -182,7 +182,12 @@ fn limits_are_as_documented() {
     assert!(create("larger", (1 << 50) + 4096, Labels::new()).is_err());
     assert!(create("uneven", 4097, Labels::new()).is_err());
     assert_eq!(limits["log"], "at least 8 blocks");
-    assert!(format_device(&SimDev::new(32 << 20), 8 * 4096).is_ok());
+    let with_log = |blocks| {
+        let layout = plan(32 << 20, blocks * BLOCK_BYTES).expect("32 MiB are enough");
+        let mut sb = Superblock::new([1; 16], layout);
+        RawSuperblock::read_from_bytes(sb.seal().1).expect("one block").verify(true).is_ok()
+    };
+    assert!(with_log(8) && !with_log(7));
 
     let rule = "1 to 255 bytes; no /, @ or control character; not ., ..; a snapshot is not called latest";
     assert_eq!(limits["name of a volume or snapshot"], rule);
