@@ -181,13 +181,15 @@ fn limits_are_as_documented() {
     create("largest", 1 << 50, Labels::new()).expect("2^50 bytes");
     assert!(create("larger", (1 << 50) + 4096, Labels::new()).is_err());
     assert!(create("uneven", 4097, Labels::new()).is_err());
-    assert_eq!(limits["log"], "at least 8 blocks");
-    let with_log = |blocks| {
-        let layout = plan(32 << 20, blocks * BLOCK_BYTES).expect("32 MiB are enough");
+    assert_eq!(limits["log"], "at least 16 blocks");
+    let sound = |blocks| {
+        let mut layout = plan(32 << 20, 16 * BLOCK_BYTES).expect("32 MiB are enough");
+        layout.log.1 = blocks;
         let mut sb = Superblock::new([1; 16], layout);
         RawSuperblock::read_from_bytes(sb.seal().1).expect("one block").verify(true).is_ok()
     };
-    assert!(with_log(8) && !with_log(7));
+    assert!(sound(16) && !sound(15));
+    assert!(plan(32 << 20, 15 * BLOCK_BYTES).is_err());
 
     let rule = "1 to 255 bytes; no /, @ or control character; not ., ..; a snapshot is not called latest";
     assert_eq!(limits["name of a volume or snapshot"], rule);

@@ -185,7 +185,7 @@ impl Superblock {
             && l.total_blocks <= 1 << 38
             && l.data_start.is_multiple_of(256)
             && l.data_start <= l.total_blocks
-            && l.log.1 >= 8
+            && l.log.1 >= MIN_LOG_BYTES / BLOCK_BYTES
             && inside(l.log, l.data_start)
             && l.segtab.1.checked_mul(2).is_some_and(|n| inside((l.segtab.0, n), l.data_start))
             && inside(l.crctab, l.data_start);
@@ -288,11 +288,18 @@ impl Superblock {
     }
 }
 
+/// Smallest log: a checkpoint's own flush and one more fit into it.
+const MIN_LOG_BYTES: u64 = 16 * BLOCK_BYTES;
+
 /// Layout of a pool of `total_bytes` with a log of `log_bytes`.
 ///
 /// # Errors
 /// `Invalid` when the pool is too small to hold its own tables.
 pub fn plan(total_bytes: u64, log_bytes: u64) -> Result<Layout> {
+    if log_bytes < MIN_LOG_BYTES {
+        return Err(Error::invalid(format!("a log of {log_bytes} bytes is too small"))
+            .hint(format!("give it at least {MIN_LOG_BYTES} bytes")));
+    }
     let total_blocks = total_bytes / BLOCK_BYTES;
     let segments = total_blocks / 256;
     let total_blocks = segments * 256;

@@ -6,6 +6,7 @@ use crate::types::{BLOCK, mem};
 use parking_lot::Mutex;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Unit that a disk writes whole.
 const SECTOR: usize = 512;
@@ -34,6 +35,8 @@ struct State {
     /// Bytes that `back` may still hand out; None: no limit.
     room: Option<u64>,
     backed: std::collections::HashSet<u64>,
+    /// How long every read and write takes before it does anything.
+    delay: Duration,
 }
 
 /// The device. Clones share it.
@@ -66,6 +69,18 @@ impl SimDev {
     /// Fills everything with `byte`, durably, as an earlier tenant would have left it.
     pub fn poison(&self, byte: u8) {
         self.state.lock().base.fill(Some(Arc::new([byte; BLOCK])));
+    }
+
+    /// Lets every read and write take its time, so that others can come between look-up and I/O.
+    pub fn set_delay(&self, delay: Duration) {
+        self.state.lock().delay = delay;
+    }
+
+    fn wait(&self) {
+        let delay = self.state.lock().delay;
+        if !delay.is_zero() {
+            std::thread::sleep(delay);
+        }
     }
 
     /// Writes and syncs so far.
@@ -171,6 +186,7 @@ impl BlockDev for SimDev {
         if offset + buf.len() as u64 > self.len {
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "read beyond the end of the pool"));
         }
+        self.wait();
         let s = self.state.lock();
         for (block, out) in s.base[mem(offset / BLOCK as u64)..].iter().zip(buf.chunks_mut(BLOCK)) {
             match block {
@@ -193,6 +209,7 @@ impl BlockDev for SimDev {
         if offset + buf.len() as u64 > self.len {
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "write beyond the end of the pool"));
         }
+        self.wait();
         let mut s = self.state.lock();
         let result = Self::step(&mut s);
         // The write at which the process dies may still land: it is pending like any other.

@@ -34,7 +34,12 @@ pub fn from_disk(
         dev.read_at((start + place) * BLOCK_BYTES, &mut chunk).map_err(|e| Error::io("read log", e))?;
         for block in chunk.chunks(BLOCK) {
             let Some(b) = read_block(block, at.chain, &sb.pool_id(), at.index) else { break 'read };
-            if b.generation > sb.generation() || !stream.push(b.generation, b.lsn, b.stream) {
+            if b.generation > sb.generation() {
+                // An owner's generation is durable before its first record: its superblock was there once.
+                return Err(Error::damaged("the log was written by a later owner than the superblock knows")
+                    .hint("the newer superblock is lost; do not open the pool for writing: copy it first"));
+            }
+            if !stream.push(b.generation, b.lsn, b.stream) {
                 break 'read;
             }
             at = Position { index: at.index + 1, chain: b.chain };

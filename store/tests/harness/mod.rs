@@ -117,7 +117,12 @@ pub const LOG_BYTES: u64 = 192 << 10;
 
 impl World {
     pub fn new() -> Self {
-        let dev = SimDev::new(POOL_BYTES);
+        Self::of(POOL_BYTES)
+    }
+
+    /// A world with a pool of that many bytes.
+    pub fn of(bytes: u64) -> Self {
+        let dev = SimDev::new(bytes);
         // Whoever reads a block that was never written sees this.
         dev.poison(0xa5);
         format_device(&dev, LOG_BYTES).expect("a pool fits");
