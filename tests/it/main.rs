@@ -1,6 +1,15 @@
 //! One binary for all integration tests, a module for each subject.
 
+mod bad_input;
 mod csi_identity;
+mod full;
 mod install;
+mod interrupt;
+mod kernel_view;
+mod listing;
+mod restore;
+mod rig;
+mod survival;
 mod systemd;
 mod tidy;
+mod tree;

@@ -1,0 +1,78 @@
+//! Ctrl-C in the middle of long work: exit code 130, and nothing half done.
+
+use crate::rig::{Rig, Running, cowslip, ended, noise, signal};
+use std::fs;
+use std::io::Write;
+use std::os::unix::process::ExitStatusExt;
+use std::process::Stdio;
+use std::time::Duration;
+
+#[test]
+fn an_interrupted_import_leaves_no_volume() {
+    let Some(rig) = Rig::new("512M") else { return };
+    let before = rig.json("volume list");
+    let mut import = rig.command();
+    import.args(["volume", "import", "v", "-"]).stdin(Stdio::piped()).stderr(Stdio::piped());
+    let mut import = Running(import.spawn().expect("it starts"));
+    // More than is on its way at once: when it is written, the import is under way and the signal is caught.
+    let mut stdin = import.0.stdin.take().expect("it is piped");
+    stdin.write_all(&noise(1, 24 << 20)).expect("it reads");
+    signal("INT", import.0.id());
+    import.end().with(130).saying(&["interrupted"]);
+    rig.eventually("the volume goes", || rig.json("volume list") == before);
+    rig.ok("-q volume create v --size 4M");
+    rig.stop_and_check();
+}
+
+#[test]
+fn an_interrupted_export_leaves_no_file_and_no_snapshot() {
+    let Some(rig) = Rig::new("1G") else { return };
+    fs::write(rig.path("in.img"), noise(2, 256 << 20)).expect("there is room");
+    rig.ok("-q volume import v in.img");
+    let before = rig.json("snapshot list");
+    fs::create_dir(rig.path("out")).expect("the directory is writable");
+    let files = || fs::read_dir(rig.path("out")).expect("a directory").count();
+    for old in [false, true] {
+        if old {
+            fs::write(rig.path("out/v.img"), "old").expect("the directory is writable");
+        }
+        let kept = files();
+        let mut export = rig.command();
+        export.args(["volume", "export", "--force", "v", "out/v.img"]);
+        let export = Running::start(export.stdout(Stdio::piped()).stderr(Stdio::piped()));
+        rig.eventually("the export is under way", || files() > kept);
+        signal("INT", export.0.id());
+        export.end().with(130).saying(&["interrupted"]);
+        assert_eq!(files(), kept);
+        rig.eventually("its snapshot goes", || rig.json("snapshot list") == before);
+    }
+    assert_eq!(fs::read_to_string(rig.path("out/v.img")).expect("it is whole"), "old");
+    rig.stop_and_check();
+}
+
+#[test]
+fn an_interrupted_check_changes_nothing() {
+    let Some(rig) = Rig::new("512M") else { return };
+    fs::write(rig.path("in.img"), noise(2, 64 << 20)).expect("there is room");
+    rig.ok("-q volume import v in.img");
+    rig.stop_and_check();
+    let pool = rig.path("pool");
+    let digest = || blake3::hash(&fs::read(pool.join("pool.cowslip")).expect("the pool is a file"));
+    let before = digest();
+    let mut interrupted = 0;
+    for wait_ms in [0, 5, 20, 50] {
+        let check = cowslip().args(["pool", "check"]).arg(&pool).stderr(Stdio::null()).spawn();
+        let mut check = Running(check.expect("it starts"));
+        std::thread::sleep(Duration::from_millis(wait_ms));
+        // One that ended is not waited for yet, so the signal goes nowhere else.
+        signal("INT", check.0.id());
+        let status = check.0.wait().expect("it ends");
+        // A shell says 130 of what a SIGINT ends.
+        let by_signal = status.signal() == Some(2) || status.code() == Some(130);
+        assert!(by_signal || status.success(), "{status}");
+        interrupted += u32::from(by_signal);
+    }
+    assert!(interrupted > 0, "no check was interrupted");
+    assert!(digest() == before, "a check wrote to the pool");
+    ended(cowslip().args(["pool", "check"]).arg(&pool)).with(0);
+}
