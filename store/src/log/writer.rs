@@ -87,12 +87,6 @@ pub struct Position {
     pub chain: u32,
 }
 
-struct Writer {
-    next: Position,
-    /// A stream position at which a new block has to begin, and the block that did.
-    mark: Option<(Lsn, Option<Position>)>,
-}
-
 struct Append {
     head: Lsn,
     reserved: u64,
@@ -112,7 +106,12 @@ pub struct Log {
     tail: AtomicU64,
     sync: Mutex<SyncState>,
     synced: Condvar,
-    writer: Mutex<Writer>,
+    /// Only the thread that syncs takes it, and holds it over I/O.
+    next: Mutex<Position>,
+    /// Index in `next`, for everybody.
+    next_index: AtomicU64,
+    /// A stream position at which a new block has to begin, and the block that did.
+    mark: Mutex<Option<(Lsn, Option<Position>)>>,
 }
 
 /// Where a log goes on after an open.
@@ -152,7 +151,9 @@ impl Log {
             tail: AtomicU64::new(at.tail),
             sync: Mutex::default(),
             synced: Condvar::new(),
-            writer: Mutex::new(Writer { next: at.next, mark: None }),
+            next_index: AtomicU64::new(at.next.index),
+            next: Mutex::new(at.next),
+            mark: Mutex::new(None),
         }
     }
 
@@ -210,13 +211,13 @@ impl Log {
     /// that nobody appends meanwhile.
     pub fn mark(&self) -> Lsn {
         let head = self.head();
-        self.writer.lock().mark = Some((head, None));
+        *self.mark.lock() = Some((head, None));
         head
     }
 
     /// The block that begins at the mark, once a flush has reached it.
     pub fn marked(&self) -> Option<Position> {
-        self.writer.lock().mark.and_then(|(_, at)| at)
+        self.mark.lock().and_then(|(_, at)| at)
     }
 
     /// Blocks before this index are not needed any more.
@@ -225,8 +226,8 @@ impl Log {
     }
 
     fn free_blocks(&self) -> u64 {
-        let next = self.writer.lock().next.index;
-        self.blocks - (next - self.tail.load(Ordering::Acquire))
+        let next = self.next_index.load(Ordering::Acquire);
+        self.blocks - next.saturating_sub(self.tail.load(Ordering::Acquire))
     }
 
     /// Blocks kept for the flush that a checkpoint itself needs.
@@ -284,16 +285,18 @@ impl Log {
         let to = self.head();
         let sync = |what: &str| self.dev.sync().map_err(|e| Error::io(format!("sync {what}"), e));
         sync("data")?;
-        let mut w = self.writer.lock();
-        match w.mark {
+        let mut next = self.next.lock();
+        // Read after `to`: a mark beyond it is for the next group.
+        let mark = *self.mark.lock();
+        match mark {
             Some((mark, None)) if mark <= to => {
-                self.write_records(&mut w, from, mark)?;
-                w.mark = Some((mark, Some(w.next)));
-                self.write_records(&mut w, mark, to)?;
+                self.write_records(&mut next, from, mark)?;
+                *self.mark.lock() = Some((mark, Some(*next)));
+                self.write_records(&mut next, mark, to)?;
             }
-            _ => self.write_records(&mut w, from, to)?,
+            _ => self.write_records(&mut next, from, to)?,
         }
-        drop(w);
+        drop(next);
         if from < to {
             // A cut before this sync keeps the flushed state, or the new one: the chain tells which.
             sync("log")?;
@@ -303,28 +306,27 @@ impl Log {
     }
 
     /// Writes the stream `from..to`, padded to whole blocks.
-    fn write_records(&self, w: &mut Writer, from: Lsn, to: Lsn) -> Result<()> {
+    fn write_records(&self, next: &mut Position, from: Lsn, to: Lsn) -> Result<()> {
         let mut at = from;
         let mut stream = [0; PAYLOAD];
         while at < to {
-            let room = self.blocks - w.next.index % self.blocks;
+            let room = self.blocks - next.index % self.blocks;
             let want = (to.0 - at.0).div_ceil(PAYLOAD as u64);
             let n = mem(want.min(room)).min(GROUP_BLOCKS);
             let mut group = AlignedBuf::reused(n * BLOCK);
-            let first = w.next.index;
+            let first = next.index;
             for block in group.chunks_mut(BLOCK) {
                 let len = mem(to.0 - at.0).min(PAYLOAD);
                 self.ring.get(at, &mut stream[..len]);
-                let Position { index, chain } = w.next;
+                let Position { index, chain } = *next;
                 let chain =
                     write_block(block, chain, &self.pool_id, self.generation, index, at, &stream[..len]);
-                w.next = Position { index: index + 1, chain };
+                *next = Position { index: index + 1, chain };
                 at.0 += len as u64;
             }
-            assert!(
-                w.next.index - self.tail.load(Ordering::Acquire) <= self.blocks,
-                "the log never overtakes itself"
-            );
+            let used = next.index - self.tail.load(Ordering::Acquire);
+            assert!(used <= self.blocks, "the log never overtakes itself");
+            self.next_index.store(next.index, Ordering::Release);
             let offset = (self.start + first % self.blocks) * BLOCK_BYTES;
             self.dev.write_at(offset, &group).map_err(|e| Error::io("write log", e))?;
         }
