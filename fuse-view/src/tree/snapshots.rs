@@ -388,11 +388,11 @@ impl Tree for SnapshotTree {
     fn xattr_names(&self, node: Node) -> Result<Vec<Vec<u8>>> {
         let slot = self.slot(node.fs)?;
         if node.ino == TOP && slot.top.get().is_none() {
-            return Ok(vec![REPLAY_XATTR.to_vec()]);
+            return Ok(Vec::new());
         }
         match self.view(&slot)? {
             Some(Pinned { view, .. }) => xattr_names_of(&*view, node.ino),
-            None => Ok(vec![REPLAY_XATTR.to_vec()]),
+            None => Ok(Vec::new()),
         }
     }
 
