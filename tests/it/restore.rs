@@ -42,7 +42,11 @@ fn files_and_directories_come_back_in_place_and_elsewhere() {
     assert_same(&before, &after);
 
     rig.ok("-q restore v@one:/tree elsewhere");
-    assert_same(&manifest(&rig.path("elsewhere")), &manifest(&dir.join("tree")));
+    let original = manifest(&dir.join("tree"));
+    assert_same(&manifest(&rig.path("elsewhere")), &original);
+    let shown = rig.path("snapshots/v/one/tree");
+    tool("cp", ["-a".as_ref(), shown.as_os_str(), rig.path("copied").as_os_str()]);
+    assert_same(&manifest(&rig.path("copied")), &original);
     unmount(&dir);
     rig.run(["restore", "v@one:/tree/sub/file"]).with(3).saying(&["is not mounted", "hint: "]);
     rig.stop_and_check();

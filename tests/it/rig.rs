@@ -2,7 +2,7 @@
 //! failure too, goes with the rig: processes first, because an unmount would wait for ever for a device that nobody
 //! serves, then mounts, loop devices and files. All of them are known by the rig's directory in their names.
 
-use integration_tests::{binary, skip};
+use integration_tests::{binary, has_program, skip};
 use std::ffi::OsStr;
 use std::fmt::Debug;
 use std::fs;
@@ -381,5 +381,7 @@ fn lacking() -> Option<String> {
     if !quiet("unshare", &["--mount", "true"]) {
         return Some("mounting is not allowed here: run as root".into());
     }
-    (!integration_tests::has_program("mkfs.ext4")).then(|| "mkfs.ext4 is missing: install e2fsprogs".into())
+    let needed = [("mkfs.ext4", "e2fsprogs"), ("getfattr", "attr")];
+    let missing = needed.into_iter().find(|(program, _)| !has_program(program));
+    missing.map(|(program, package)| format!("{program} is missing: install {package}"))
 }

@@ -70,19 +70,15 @@ fn entry(path: &Path) -> Entry {
     }
 }
 
-/// Extended attributes below `root`, as getfattr(1) prints them, without those that Cowslip itself shows.
+/// Extended attributes below `root`, as getfattr(1) prints them.
 fn attributes(root: &Path) -> Vec<(PathBuf, String)> {
     let words: [&OsStr; 5] =
         ["-Rhd".as_ref(), "-m".as_ref(), "-".as_ref(), "--absolute-names".as_ref(), root.as_ref()];
     let text = tool("getfattr", words);
     let blocks =
         text.split("\n\n").filter_map(|block| block.trim().strip_prefix("# file: ")?.split_once('\n'));
-    let files = blocks.filter_map(|(path, lines)| {
-        let below = Path::new(path).strip_prefix(root).ok()?.to_owned();
-        let lines: Vec<&str> = lines.lines().filter(|line| !line.starts_with("user.cowslip.")).collect();
-        Some((below, lines.join("\n")))
-    });
-    files.collect()
+    let below = |path: &str| Some(Path::new(path).strip_prefix(root).ok()?.to_owned());
+    blocks.filter_map(|(path, lines)| Some((below(path)?, lines.to_owned()))).collect()
 }
 
 /// Fails with the first differences, not with all of two trees.
