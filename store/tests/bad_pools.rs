@@ -335,7 +335,7 @@ impl Whole {
                 assert!(seen.expect("reads") == &self.moments[n], "not the pool before block {n}");
             }
             Part::NewerSuperblock => {
-                assert!(!clean && seen.is_err(), "flushed data would be lost in silence")
+                assert!(!clean && seen.is_err(), "flushed data would be lost in silence");
             }
         }
     }

@@ -14,7 +14,7 @@
 //!   a list of unanswered requests of its own, which fail when its last descriptor is closed, so each clone would have
 //!   to be held too.
 //! - **Recovery** skips INIT, starts threads and writes FUSE_NOTIFY_RESEND. The name of the held descriptor says all
-//!   there is to know about the connection (see [`connection`]).
+//!   there is to know about the connection (see `connection`).
 //! - **Caching**: there is none. FOPEN_DIRECT_IO keeps buffered I/O out even if the loop driver fell back to it, and
 //!   parallel direct writes keep the inode's lock shared. What the kernel caches are name and attributes, for ever.
 //! - FUA arrives as write and flush: the loop driver knows no FUA.
