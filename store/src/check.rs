@@ -68,6 +68,22 @@ pub fn check_device(dev: &Arc<dyn BlockDev>, progress: &mut dyn FnMut(u64, u64))
     Ok(report)
 }
 
+/// Map nodes and pages that the durable checkpoint refers to: what must not be written while it holds.
+pub fn nodes_in_use(dev: &Arc<dyn BlockDev>) -> Result<Vec<Phys>> {
+    let sb = read_superblock(&**dev, false)?;
+    let (checkpoint, pages) = read_checkpoint(&**dev, &sb)?;
+    let mut report = CheckReport::default();
+    let cache = NodeCache::new(dev.clone(), 1 << 20);
+    let mut c = Checker { cache, sb: &sb, report: &mut report, tags: HashMap::new() };
+    c.walk_versions(&checkpoint, &mut |_, _| {});
+    let mut nodes = pages;
+    for (segment, tags) in &c.tags {
+        let blocks = (segment * SEGMENT_BLOCKS..).zip(tags.iter());
+        nodes.extend(blocks.filter(|(_, tag)| tag.is_node()).map(|(block, _)| Phys(block)));
+    }
+    Ok(nodes)
+}
+
 fn check_parts(
     dev: &Arc<dyn BlockDev>,
     report: &mut CheckReport,
@@ -117,6 +133,9 @@ impl Tag {
     fn fold(x: u64) -> u32 {
         let mixed = x.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 34;
         u32::try_from(mixed).expect("30 bits") | 1 << 30
+    }
+    fn is_node(self) -> bool {
+        self.0 >> 31 == 1
     }
     fn data(l: u64) -> Self {
         Self(Self::fold(l))

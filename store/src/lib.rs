@@ -24,7 +24,7 @@ mod snapshot;
 pub mod types;
 mod volume;
 
-pub use check::{CheckReport, Finding, check_device};
+pub use check::{CheckReport, Finding, check_device, nodes_in_use};
 pub use error::{Error, ErrorKind, Result};
 pub use info::*;
 pub use pool::{InitOptions, OpenOptions, Pool};

@@ -4,7 +4,9 @@
 mod harness;
 
 use harness::{End, Op, Rng, World, random_op};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+use store::io::BlockDev;
 use store::io::sim::Survival;
 
 const ENDS: [End; 7] = [
@@ -113,7 +115,7 @@ fn h18_a_full_pool_uses_freed_blocks_in_time() {
     let written = full.model.volumes["v0"].now.keys().next_back().expect("something fits") / harness::SECTORS;
     full.pool = None;
     // Enough checkpoints for the allocator to come round to what they freed.
-    for seed in 0..150 {
+    for seed in 0..60 {
         let mut w = full.fork();
         w.open();
         let mut r = Rng(seed);
@@ -128,7 +130,12 @@ fn h18_a_full_pool_uses_freed_blocks_in_time() {
             if w.run(&op).is_err() {
                 break;
             }
+            if matches!(op, Op::Checkpoint) {
+                let dev: Arc<dyn BlockDev> = Arc::new(w.dev.clone());
+                w.dev.forbid(store::nodes_in_use(&dev).expect("reads").into_iter().map(|p| p.0));
+            }
         }
+        w.dev.forbid([]);
         w.crash(*r.pick(&ENDS), &mut r);
     }
 }

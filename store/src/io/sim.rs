@@ -37,6 +37,8 @@ struct State {
     backed: std::collections::HashSet<u64>,
     /// How long every read and write takes before it does anything.
     delay: Duration,
+    /// Blocks that nobody may write.
+    forbidden: std::collections::HashSet<u64>,
 }
 
 /// The device. Clones share it.
@@ -74,6 +76,11 @@ impl SimDev {
     /// Lets every read and write take its time, so that others can come between look-up and I/O.
     pub fn set_delay(&self, delay: Duration) {
         self.state.lock().delay = delay;
+    }
+
+    /// From now on a write to one of these blocks is a panic; replaces the blocks of an earlier call.
+    pub fn forbid(&self, blocks: impl IntoIterator<Item = u64>) {
+        self.state.lock().forbidden = blocks.into_iter().collect();
     }
 
     fn wait(&self) {
@@ -211,6 +218,9 @@ impl BlockDev for SimDev {
         }
         self.wait();
         let mut s = self.state.lock();
+        for block in offset / BLOCK as u64..(offset + buf.len() as u64).div_ceil(BLOCK as u64) {
+            assert!(!s.forbidden.contains(&block), "block {block} is in use and must not be written");
+        }
         let result = Self::step(&mut s);
         // The write at which the process dies may still land: it is pending like any other.
         if result.is_ok() || s.dies_at == Some(s.steps) {
