@@ -54,9 +54,9 @@ fn state(rig: &Rig) -> String {
     rig.json("status")["pool"]["state"].as_str().expect("a word").to_owned()
 }
 
-fn a_full_host_loses_nothing(mkfs: &str) {
+fn a_full_host_loses_nothing(mkfs: &str, package: &str) {
     if !has_program(mkfs) {
-        return skip(&format!("{mkfs} is missing: install its package (make setup)"));
+        return skip(&format!("{mkfs} is missing: install {package}"));
     }
     let Some((rig, host)) = small_host(mkfs) else { return };
     let parts = [("a", 32), ("b", 32), ("w", 16), ("w2", 16), ("new", 48)];
@@ -97,15 +97,15 @@ fn a_full_host_loses_nothing(mkfs: &str) {
 
 #[test]
 fn a_full_ext4_loses_nothing() {
-    a_full_host_loses_nothing("mkfs.ext4");
+    a_full_host_loses_nothing("mkfs.ext4", "e2fsprogs");
 }
 
 #[test]
 fn a_full_xfs_loses_nothing() {
-    a_full_host_loses_nothing("mkfs.xfs");
+    a_full_host_loses_nothing("mkfs.xfs", "xfsprogs");
 }
 
 #[test]
 fn a_full_btrfs_loses_nothing() {
-    a_full_host_loses_nothing("mkfs.btrfs");
+    a_full_host_loses_nothing("mkfs.btrfs", "btrfs-progs");
 }
