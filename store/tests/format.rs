@@ -2,6 +2,9 @@
 
 mod golden;
 
+#[path = "../../tests/skip.rs"]
+mod skip;
+
 use std::collections::BTreeMap;
 use std::mem::{offset_of, size_of};
 use std::path::{Path, PathBuf};
@@ -327,7 +330,7 @@ fn pages_blocks_and_frames_are_as_documented() {
 #[test]
 fn the_ring_header_is_as_documented() {
     let Ok(dir) = tempfile::tempdir_in("/dev/shm") else {
-        return println!("skipped: no tmpfs at /dev/shm to put a ring on");
+        return skip::skip("no tmpfs at /dev/shm to put a ring on");
     };
     let pool_id = *b"0123456789abcdef";
     let ring = Ring::open(dir.path(), &pool_id, 8192).expect("a ring fits");
