@@ -85,12 +85,16 @@ impl Again for World {
             self.pending = None;
             self.dev.die_at(1 + r.below(3));
             if self.try_open().is_ok() {
+                // What the first cut took is known from here on.
+                self.verify(first);
                 live(self, r, 3);
-            }
-            self.stop(end, r);
-            if matches!(first, End::Power(_)) {
-                // What the first cut took is allowed to be gone.
-                end = first;
+                self.stop(end, r);
+            } else {
+                self.stop(end, r);
+                if matches!(first, End::Power(_)) {
+                    // What the first cut took is allowed to be gone.
+                    end = first;
+                }
             }
             self.open();
             self.verify(end);

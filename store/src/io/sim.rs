@@ -35,8 +35,10 @@ struct State {
     /// Bytes that `back` may still hand out; None: no limit.
     room: Option<u64>,
     backed: std::collections::HashSet<u64>,
-    /// How long every read and write takes before it does anything.
-    delay: Duration,
+    /// How long a slow read, and a slow write, takes before it does anything; one request in so many is slow.
+    delays: (Duration, Duration),
+    slow_every: u64,
+    requests: u64,
     /// Blocks that nobody may write.
     forbidden: std::collections::HashSet<u64>,
 }
@@ -73,9 +75,10 @@ impl SimDev {
         self.state.lock().base.fill(Some(Arc::new([byte; BLOCK])));
     }
 
-    /// Lets every read and write take its time, so that others can come between look-up and I/O.
-    pub fn set_delay(&self, delay: Duration) {
-        self.state.lock().delay = delay;
+    /// Lets one request in `every` take its time, so that others can come between its look-up and its I/O.
+    pub fn set_delays(&self, read: Duration, write: Duration, every: u64) {
+        let mut s = self.state.lock();
+        (s.delays, s.slow_every) = ((read, write), every);
     }
 
     /// From now on a write to one of these blocks is a panic; replaces the blocks of an earlier call.
@@ -83,9 +86,13 @@ impl SimDev {
         self.state.lock().forbidden = blocks.into_iter().collect();
     }
 
-    fn wait(&self) {
-        let delay = self.state.lock().delay;
-        if !delay.is_zero() {
+    fn wait(&self, which: impl Fn((Duration, Duration)) -> Duration) {
+        let (delay, slow) = {
+            let mut s = self.state.lock();
+            s.requests += 1;
+            (which(s.delays), s.slow_every > 0 && s.requests.is_multiple_of(s.slow_every))
+        };
+        if slow && !delay.is_zero() {
             std::thread::sleep(delay);
         }
     }
@@ -193,7 +200,7 @@ impl BlockDev for SimDev {
         if offset + buf.len() as u64 > self.len {
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "read beyond the end of the pool"));
         }
-        self.wait();
+        self.wait(|d| d.0);
         let s = self.state.lock();
         for (block, out) in s.base[mem(offset / BLOCK as u64)..].iter().zip(buf.chunks_mut(BLOCK)) {
             match block {
@@ -216,7 +223,7 @@ impl BlockDev for SimDev {
         if offset + buf.len() as u64 > self.len {
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "write beyond the end of the pool"));
         }
-        self.wait();
+        self.wait(|d| d.1);
         let mut s = self.state.lock();
         for block in offset / BLOCK as u64..(offset + buf.len() as u64).div_ceil(BLOCK as u64) {
             assert!(!s.forbidden.contains(&block), "block {block} is in use and must not be written");
