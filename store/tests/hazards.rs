@@ -124,6 +124,49 @@ fn h4_a_stale_ring_is_not_replayed() {
     assert_eq!((read(&v, 1), read(&v, 3), read(&v, 20)), (block(0), block(0), block(2)));
 }
 
+/// H4: the open that finds the ring lost is itself cut: the next one still finds it lost.
+#[test]
+fn h4_a_lost_ring_stays_lost_until_it_was_told() {
+    for step in 1..4 {
+        let (mut w, v) = world_with("v", 64);
+        v.write_at(0, &block(1), false).expect("writes");
+        drop(v);
+        w.stop(End::Death, &mut Rng(1));
+        w.ring = SharedBytes::new(ring_bytes(harness::LOG_BYTES / 4096));
+        w.dev.die_at(step);
+        let opened = w.try_open().is_ok();
+        assert_eq!(opened, step > 2, "an open writes a superblock and syncs");
+        w.stop(End::Death, &mut Rng(1));
+        w.open();
+        let told = if opened { Recovery::Resumed } else { Recovery::RingLost };
+        assert_eq!(w.pool().recovery(), told, "step {step}");
+    }
+}
+
+/// H4: an owner without a ring came between: the ring of the owner before it is old.
+#[test]
+fn h4_a_ring_from_before_an_owner_without_one_is_old() {
+    let (mut w, v) = world_with("v", 64);
+    for l in 0..4 {
+        v.write_at(l * 4096, &block(1), false).expect("writes");
+    }
+    drop(v);
+    let old = w.ring.duplicate();
+    w.stop(NOTHING, &mut Rng(1));
+    // The same boot, as far as rings go: only the records were lost.
+    w.boot -= 1;
+    w.write_through = true;
+    w.open();
+    assert_eq!(w.pool().recovery(), Recovery::RingLost);
+    w.stop(End::Death, &mut Rng(1));
+    w.write_through = false;
+    w.ring = old;
+    w.open();
+    assert_eq!(w.pool().recovery(), Recovery::Resumed);
+    let v = w.pool().open_volume("v").expect("opens");
+    assert_eq!(read(&v, 0), block(0), "a record that was lost stays lost");
+}
+
 /// H4: no ring at all: what is acknowledged is durable, so the next owner resumes.
 #[test]
 fn h4_without_a_ring_an_acknowledged_write_is_durable() {

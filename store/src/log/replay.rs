@@ -110,25 +110,27 @@ pub fn from_ring(ring: &Ring, from: Lsn, apply: &mut dyn FnMut(Record, Lsn) -> R
     Ok(lsn)
 }
 
-/// What the ring and the superblock say together about the end of the last owner (H4).
-pub fn judge(sb: &Superblock, ring: Option<&Binding>, boot_id: [u8; 16], had_ring: bool) -> Recovery {
-    if sb.is_clean() {
-        return Recovery::Clean;
-    }
-    if sb.boot_id() != boot_id {
-        return Recovery::PowerLoss;
-    }
+/// Whether a ring holds the records of the pool's last owner, who had it open in this boot.
+pub fn is_current(sb: &Superblock, ring: &Binding, boot_id: [u8; 16]) -> bool {
     // An open that was itself cut has bound the ring to its generation before the superblock.
-    let matches = ring.is_some_and(|b| {
-        b.pool_id == sb.pool_id()
-            && b.boot_id == boot_id
-            && (b.generation == sb.generation() || b.generation == sb.generation() + 1)
-    });
-    match (matches, had_ring) {
-        (true, _) => Recovery::Resumed,
+    let generations = sb.generation()..=sb.generation() + 1;
+    sb.has_ring()
+        && ring.pool_id == sb.pool_id()
+        && ring.boot_id == boot_id
+        && generations.contains(&ring.generation)
+}
+
+/// What the superblock and the ring say together about the end of the last owner (H4).
+pub fn judge(sb: &Superblock, ring_is_current: bool, boot_id: [u8; 16]) -> Recovery {
+    if sb.is_clean() {
+        Recovery::Clean
+    } else if sb.boot_id() != boot_id {
+        Recovery::PowerLoss
+    } else if ring_is_current || !sb.has_ring() {
         // Without a ring everything acknowledged was durable already.
-        (false, false) => Recovery::Resumed,
-        (false, true) => Recovery::RingLost,
+        Recovery::Resumed
+    } else {
+        Recovery::RingLost
     }
 }
 

@@ -8,6 +8,7 @@
 //! - A log block that was written is not written again before its lap (H13).
 
 use super::Ring;
+use super::ring::Binding;
 use crate::format::log::{PAYLOAD, frame_bytes, write_block, write_frame};
 use crate::format::record::{MAP_BYTES, Record};
 use crate::io::{AlignedBuf, BlockDev};
@@ -155,6 +156,11 @@ impl Log {
             next: Mutex::new(at.next),
             mark: Mutex::new(None),
         }
+    }
+
+    /// Binds the ring to its owner.
+    pub fn bind_ring(&self, owner: &Binding) {
+        self.ring.bind(owner);
     }
 
     /// End of the stream.

@@ -325,20 +325,25 @@ fn open_core(dev: Arc<dyn BlockDev>, environment: Environment<'_>) -> Result<Cor
     let bytes = ring_bytes(layout.log.1);
     let made = make_ring(&sb.pool_id(), bytes);
     let binding = made.as_ref().ok().and_then(Ring::binding);
-    let recovery = replay::judge(&sb, binding.as_ref(), boot_id, sb.has_ring());
+    let current = binding.is_some_and(|b| replay::is_current(&sb, &b, boot_id));
+    let recovery = replay::judge(&sb, current, boot_id);
+    let resumes = current && recovery == Recovery::Resumed;
     let write_through = made.is_err();
     let ring_state = made.as_ref().map_or_else(|why| format!("write-through: {why}"), |_| "ring".to_owned());
     let ring = match made {
         Ok(ring) => {
-            recover_ring(&ring, recovery, &mut resume, &mut |r, lsn| state.apply(&alloc, &r, lsn))?;
+            recover_ring(&ring, resumes, &mut resume, &mut |r, lsn| state.apply(&alloc, &r, lsn))?;
             ring
         }
         Err(_) => Ring::heap(SharedBytes::new(bytes)),
     };
     let poison = Arc::new(Poison::default());
     if !read_only {
-        ring.bind(&Binding { pool_id: sb.pool_id(), boot_id, generation: sb.generation() + 1 });
         sb.take_over(boot_id, !write_through);
+        if resumes {
+            // Its records are ours from here on, whether or not the superblock gets to disk.
+            ring.bind(&Binding { pool_id: sb.pool_id(), boot_id, generation: sb.generation() });
+        }
     }
     let log = Log::new(dev.clone(), ring, layout.log, sb.pool_id(), sb.generation(), poison.clone(), resume);
     let core = Core {
@@ -374,6 +379,8 @@ fn open_core(dev: Arc<dyn BlockDev>, environment: Environment<'_>) -> Result<Cor
         // The generation is durable before the first record of it is written (H14).
         core.write_superblock(&mut state)?;
         drop(state);
+        // An emptied ring is bound only now: an open that is cut before leaves a lost ring as lost (H4).
+        core.log.bind_ring(&Binding { pool_id: core.pool_id, boot_id, generation: core.generation });
         core.back_more(false);
     }
     tracing::info!(pool = %core.path.display(), ?recovery, generation = core.generation, "pool opened");
@@ -383,11 +390,11 @@ fn open_core(dev: Arc<dyn BlockDev>, environment: Environment<'_>) -> Result<Cor
 /// Takes the records of a ring that belongs to this pool's last owner, or empties it.
 fn recover_ring(
     ring: &Ring,
-    recovery: Recovery,
+    resumes: bool,
     resume: &mut Resume,
     apply: &mut dyn FnMut(Record, Lsn) -> Result<()>,
 ) -> Result<()> {
-    if recovery == Recovery::Resumed && ring.binding().is_some() {
+    if resumes {
         resume.head = replay::from_ring(ring, resume.durable, apply)?;
     } else {
         // Old frames must not look like a continuation of ours.
