@@ -295,7 +295,7 @@ impl Whole {
     }
 
     fn try_flip(&self, p: Phys, part: Part, bit: u64) {
-        let dev = self.dev.after_death();
+        let dev = self.dev.copy();
         dev.flip(p.offset() + bit / 8, u8::try_from(bit % 8).expect("a bit of a byte"));
         let shared: Arc<dyn BlockDev> = Arc::new(dev.clone());
         let report = check_device(&shared, &mut |_, _| {}).expect("damage is a finding, not an error");

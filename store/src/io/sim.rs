@@ -41,6 +41,8 @@ struct State {
     requests: u64,
     /// Blocks that nobody may write.
     forbidden: std::collections::HashSet<u64>,
+    /// The last of the pending writes was under way when the process died.
+    died_in_write: bool,
 }
 
 /// The device. Clones share it.
@@ -136,19 +138,40 @@ impl SimDev {
                 }
             }
         }
+        state.died_in_write = false;
         state.dies_at = None;
         state.fault = None;
         state.steps = 0;
         Self { len: self.len, state: Arc::new(Mutex::new(state)) }
     }
 
-    /// The device after the death of the process alone: every write that was begun has landed.
-    pub fn after_death(&self) -> Self {
-        let mut dev = self.after_cut(Survival::All, &mut || 0);
-        // What the dead process wrote is still only in the disk's cache.
-        let pending = self.state.lock().pending.clone();
-        Arc::get_mut(&mut dev.state).expect("not shared yet").get_mut().base = self.state.lock().base.clone();
-        dev.state.lock().pending = pending;
+    /// A device of its own in the same state, that lives on.
+    #[must_use]
+    pub fn copy(&self) -> Self {
+        let mut state = self.state.lock().clone();
+        state.dies_at = None;
+        state.fault = None;
+        state.steps = 0;
+        Self { len: self.len, state: Arc::new(Mutex::new(state)) }
+    }
+
+    /// The device after the death of the process alone, when the last of its writes has landed: all that were
+    /// answered, and of the one under way at the kill whatever `random` lets through (H1). What was not synced
+    /// can still be lost with the power.
+    #[must_use]
+    pub fn after_death(&self, random: &mut dyn FnMut() -> u64) -> Self {
+        let dev = self.copy();
+        let mut state = dev.state.lock();
+        if std::mem::take(&mut state.died_in_write) {
+            let (offset, bytes) = state.pending.pop().expect("the write under way is the last");
+            let how = random() % 3;
+            for (i, sector) in bytes.chunks(SECTOR).enumerate() {
+                if how == 0 || (how == 1 && random() & 1 == 0) {
+                    state.pending.push((offset + (i * SECTOR) as u64, sector.to_vec()));
+                }
+            }
+        }
+        drop(state);
         dev
     }
 
@@ -231,6 +254,7 @@ impl BlockDev for SimDev {
         let result = Self::step(&mut s);
         // The write at which the process dies may still land: it is pending like any other.
         if result.is_ok() || s.dies_at == Some(s.steps) {
+            s.died_in_write = result.is_err();
             s.pending.push((offset, buf.to_vec()));
         }
         result

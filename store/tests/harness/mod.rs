@@ -320,7 +320,7 @@ impl World {
                 self.ring = SharedBytes::new(ring_bytes(LOG_BYTES / 4096));
             }
             End::Death => {
-                self.dev = self.dev.after_death();
+                self.dev = self.dev.after_death(&mut || random.next());
                 self.ring = self.ring.duplicate();
             }
         }
@@ -329,7 +329,7 @@ impl World {
     /// A copy with a disk and a ring of its own, closed.
     pub fn fork(&self) -> Self {
         Self {
-            dev: self.dev.after_death(),
+            dev: self.dev.copy(),
             ring: self.ring.duplicate(),
             boot: self.boot,
             pool: None,
