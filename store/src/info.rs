@@ -5,6 +5,10 @@ use std::collections::BTreeMap;
 /// Labels: `key=value`, kept with a volume or snapshot.
 pub type Labels = BTreeMap<String, String>;
 
+/// Label of a volume whose blocks are never torn by a power cut: with the value `true` every overwrite goes to a
+/// new block, as the first one after a snapshot does.
+pub const ATOMIC_LABEL: &str = "cowslip.io/atomic";
+
 /// How consistent the content of a snapshot is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Consistency {

@@ -27,6 +27,8 @@ pub struct Volume {
     pub(crate) gate: Gate,
     pub(crate) head: RwLock<Arc<Cell>>,
     pub(crate) size_blocks: AtomicU64,
+    /// Nothing is written in place, so that no block is ever torn (durability rule 9).
+    atomic: bool,
 }
 
 /// Whether both ends lie between blocks.
@@ -39,9 +41,15 @@ fn blocks_of(range: &Range<u64>) -> Range<u64> {
 }
 
 impl Volume {
-    pub(crate) fn new(core: Arc<Core>, id: VolumeId, head: Arc<Cell>, size_blocks: u64) -> Self {
+    pub(crate) fn new(
+        core: Arc<Core>,
+        id: VolumeId,
+        head: Arc<Cell>,
+        size_blocks: u64,
+        atomic: bool,
+    ) -> Self {
         let (head, size_blocks) = (RwLock::new(head), AtomicU64::new(size_blocks));
-        Self { core, id, gate: Gate::default(), head, size_blocks }
+        Self { core, id, gate: Gate::default(), head, size_blocks, atomic }
     }
 
     /// Stable id of the volume.
@@ -182,7 +190,7 @@ impl Volume {
         while l < blocks.end {
             let place = self.core.place(head, l, blocks.end - l)?;
             l += place.len;
-            all.push(place);
+            all.push(Place { owned: place.owned && !self.atomic, ..place });
         }
         Ok(all)
     }

@@ -200,6 +200,35 @@ fn rule1_acknowledged_writes_survive_the_process() {
     }
 }
 
+/// H15, rule 9: an overwrite of an atomic volume that is cut off leaves the old block or the new one, whatever
+/// sectors of it got to the disk.
+#[test]
+fn h15_blocks_of_an_atomic_volume_are_never_torn() {
+    for seed in 0..60 {
+        let mut w = World::new();
+        w.open();
+        let labels = Labels::from([(store::ATOMIC_LABEL.to_owned(), "true".to_owned())]);
+        w.pool().create_volume("v", 64 * 4096, labels).expect("creates");
+        let v = w.pool().open_volume("v").expect("opens");
+        v.write_at(0, &block(1), true).expect("writes");
+        w.dev.die_at(w.dev.steps() + 1 + seed % 5);
+        for n in 2..5 {
+            if v.write_at(0, &block(n), false).and_then(|()| v.flush()).is_err() {
+                break;
+            }
+        }
+        drop(v);
+        w.stop(End::Power(Survival::Sectors), &mut Rng(seed));
+        w.open();
+        let v = w.pool().open_volume("v").expect("opens");
+        let got = read(&v, 0);
+        assert!(got[0] != 0 && got.iter().all(|b| *b == got[0]), "torn: {} and {}", got[0], got[4095]);
+        drop(v);
+        w.pool().checkpoint().expect("checkpoints");
+        check_is_clean(&w);
+    }
+}
+
 /// H6: the kernel sends requests of a dead agent again; a discard that comes twice frees once.
 #[test]
 fn h6_every_operation_may_come_twice() {

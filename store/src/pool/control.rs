@@ -10,7 +10,7 @@ use crate::log::Log;
 use crate::snapshot::Snapshot;
 use crate::types::{BLOCK_BYTES, Epoch, MAX_VOLUME_BYTES, VersionId, VolumeId};
 use crate::volume::Volume;
-use crate::{Error, Labels, PoolState, Result, SnapshotInfo, SnapshotSpec, VolumeInfo};
+use crate::{ATOMIC_LABEL, Error, Labels, PoolState, Result, SnapshotInfo, SnapshotSpec, VolumeInfo};
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -350,7 +350,8 @@ impl Pool {
         if let Some(open) = handles.get(&v.id).and_then(std::sync::Weak::upgrade) {
             return Ok(open);
         }
-        let handle = Arc::new(Volume::new(core.clone(), v.id, core.cell(head.id)?, head.size_blocks));
+        let atomic = v.labels.get(ATOMIC_LABEL).is_some_and(|on| on == "true");
+        let handle = Arc::new(Volume::new(core.clone(), v.id, core.cell(head.id)?, head.size_blocks, atomic));
         handles.retain(|_, h| h.strong_count() > 0);
         handles.insert(v.id, Arc::downgrade(&handle));
         Ok(handle)
