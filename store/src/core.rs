@@ -238,13 +238,19 @@ impl Core {
             return Ok(None);
         }
         let ring = records * MAP_FRAME;
-        while !self.log.try_reserve(ring) {
-            if let Err(e) = self.flush() {
-                self.alloc.settle(need, 0);
-                return Err(e);
-            }
+        if let Err(e) = self.reserve_ring(ring) {
+            self.alloc.settle(need, 0);
+            return Err(e);
         }
         Ok(Some(Reservation { core: self, blocks: need, ring }))
+    }
+
+    /// Sets ring space aside; flushes until there is some.
+    pub fn reserve_ring(&self, bytes: u64) -> Result<()> {
+        while !self.log.try_reserve(bytes) {
+            self.flush()?;
+        }
+        Ok(())
     }
 
     /// Appends records of one head and enters them into its active layer; then they are acknowledged as far
@@ -266,10 +272,15 @@ impl Core {
             records.iter().map(|r| if let Record::Map { n, .. } = r { u64::from(*n) } else { 0 }).sum();
         reservation.settle_nodes(data, nodes);
         let spans = (after as u64).wrapping_sub(before as u64);
-        let total = self.spans.fetch_add(spans, Ordering::Relaxed).wrapping_add(spans);
-        if total > MEMTABLE_SPANS || self.log.is_half_full() {
+        self.spans.fetch_add(spans, Ordering::Relaxed);
+        if self.has_much_to_merge() {
             self.poke();
         }
+    }
+
+    /// Whether memtable or log are so large that a checkpoint should begin.
+    pub fn has_much_to_merge(&self) -> bool {
+        self.spans.load(Ordering::Relaxed) > MEMTABLE_SPANS || self.log.is_half_full()
     }
 
     /// Makes everything acknowledged durable.

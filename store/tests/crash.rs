@@ -53,12 +53,11 @@ fn history(seed: u64, write_through: bool) -> u64 {
         w.dev.die_at(first + 1 + r.below(all - first + 2));
         live(&mut w, &mut Rng(seed), OPS);
         for end in ENDS {
-            let mut second = w.fork_open();
+            let mut second = w.fork();
             second.crash(end, &mut r);
             cuts += 1;
             if r.below(2) == 0 {
-                // Cut again, in the recovery or after some more operations.
-                second.again(&mut r);
+                again(&mut second, &mut r);
                 cuts += 1;
             }
         }
@@ -66,43 +65,33 @@ fn history(seed: u64, write_through: bool) -> u64 {
     cuts
 }
 
-trait Again {
-    fn again(&mut self, r: &mut Rng);
-    fn fork_open(&self) -> World;
-}
-
-impl Again for World {
-    fn fork_open(&self) -> World {
-        self.fork()
-    }
-
-    fn again(&mut self, r: &mut Rng) {
-        let mut end = *r.pick(&ENDS);
-        if r.below(3) == 0 {
-            // The same disk is lost once more, before its recovery is complete.
-            let first = *r.pick(&ENDS);
-            self.stop(first, r);
-            self.pending = None;
-            self.dev.die_at(1 + r.below(3));
-            if self.try_open().is_ok() {
-                // What the first cut took is known from here on.
-                self.verify(first);
-                live(self, r, 3);
-                self.stop(end, r);
-            } else {
-                self.stop(end, r);
-                if matches!(first, End::Power(_)) {
-                    // What the first cut took is allowed to be gone.
-                    end = first;
-                }
-            }
-            self.open();
-            self.verify(end);
+/// Cuts a world once more: in its recovery, or after some more operations.
+fn again(w: &mut World, r: &mut Rng) {
+    let mut end = *r.pick(&ENDS);
+    if r.below(3) == 0 {
+        // The same disk is lost once more, before its recovery is complete.
+        let first = *r.pick(&ENDS);
+        w.stop(first, r);
+        w.pending = None;
+        w.dev.die_at(1 + r.below(3));
+        if w.try_open().is_ok() {
+            // What the first cut took is known from here on.
+            w.verify(first);
+            live(w, r, 3);
+            w.stop(end, r);
         } else {
-            self.dev.die_at(self.dev.steps() + 1 + r.below(60));
-            live(self, r, 20);
-            self.crash(end, r);
+            w.stop(end, r);
+            if matches!(first, End::Power(_)) {
+                // What the first cut took is allowed to be gone.
+                end = first;
+            }
         }
+        w.open();
+        w.verify(end);
+    } else {
+        w.dev.die_at(w.dev.steps() + 1 + r.below(60));
+        live(w, r, 20);
+        w.crash(end, r);
     }
 }
 

@@ -105,7 +105,7 @@ pub fn write_frame(out: &mut Vec<u8>, lsn: Lsn, payload: &[u8]) {
 }
 
 /// Bytes that a record with `payload` bytes takes in the stream.
-pub fn frame_bytes(payload: usize) -> usize {
+pub const fn frame_bytes(payload: usize) -> usize {
     (FRAME_HEADER + payload).next_multiple_of(8)
 }
 

@@ -22,11 +22,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 const GROUP_BLOCKS: usize = 64;
 
 /// Bytes of the stream that one mapping record takes.
-pub const MAP_FRAME: u64 = frame_bytes_const(MAP_BYTES);
-
-const fn frame_bytes_const(payload: usize) -> u64 {
-    ((16 + payload).next_multiple_of(8)) as u64
-}
+pub const MAP_FRAME: u64 = frame_bytes(MAP_BYTES) as u64;
 
 /// Set once, by the first I/O error that leaves the metadata on disk unknown; never cleared.
 #[derive(Default)]

@@ -88,16 +88,19 @@ fn free_name(catalog: &Catalog, name: &str) -> Result<()> {
 }
 
 impl Core {
-    /// Appends a catalog record and performs it; `closed` holds whatever must not move meanwhile.
+    /// Appends a catalog record and performs it.
     fn record(&self, record: &Record) -> Result<()> {
+        self.reserve_record(record)?;
+        self.apply_reserved(record)
+    }
+
+    /// Sets aside the ring space of a record that will be appended.
+    fn reserve_record(&self, record: &Record) -> Result<()> {
         let frame = Log::frame_len(record);
         if frame > self.log.largest_reservation() {
             return Err(Error::invalid("names and labels are too long together"));
         }
-        while !self.log.try_reserve(frame) {
-            self.flush()?;
-        }
-        self.apply_reserved(record)
+        self.reserve_ring(frame)
     }
 
     fn apply_reserved(&self, record: &Record) -> Result<()> {
@@ -254,14 +257,8 @@ impl Pool {
         let mut ids: Vec<VolumeId> = entries.iter().map(|e| e.volume).collect();
         ids.sort_unstable();
         let record = Record::Cut { created_at: now(), entries, labels };
-        let frame = Log::frame_len(&record);
-        if frame > core.log.largest_reservation() {
-            return Err(Error::invalid("names and labels are too long together"));
-        }
         // Ring space before the gates: inside, nobody may wait for a checkpoint (H20).
-        while !core.log.try_reserve(frame) {
-            core.flush()?;
-        }
+        core.reserve_record(&record)?;
         let handles: Vec<_> = ids.iter().filter_map(|id| core.open_handle(*id)).collect();
         let gates: Vec<_> = handles.iter().map(|h| h.gate.close()).collect();
         let done = core.apply_reserved(&record);
@@ -324,10 +321,7 @@ impl Pool {
             let head = VersionId(catalog.next_id);
             (v.id, Record::Rollback { volume: v.id, source, head, epoch: Epoch(catalog.next_epoch) }, head)
         };
-        let frame = Log::frame_len(&record);
-        while !core.log.try_reserve(frame) {
-            core.flush()?;
-        }
+        core.reserve_record(&record)?;
         let handle = core.open_handle(id);
         let gate = handle.as_ref().map(|h| h.gate.close());
         core.apply_reserved(&record)?;

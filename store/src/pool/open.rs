@@ -433,8 +433,7 @@ fn checkpointer(core: &Core) {
 }
 
 fn has_work(core: &Core) -> bool {
-    core.log.is_half_full()
-        || core.spans.load(Ordering::Relaxed) > 1_000_000
+    core.has_much_to_merge()
         || core.has_many_layers()
         || crate::checkpoint::next_doomed(&core.catalog.lock()).is_some()
 }
