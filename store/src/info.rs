@@ -137,8 +137,6 @@ pub struct SnapshotInfo {
     pub clones: Vec<String>,
     /// Labels.
     pub labels: Labels,
-    /// Deletion has begun; the name is free again.
-    pub deleting: bool,
 }
 
 /// A snapshot to take.

@@ -116,7 +116,6 @@ mod tests {
                 consistency: level,
                 clones: vec!["c".into()],
                 labels: [("k".to_owned(), "w".to_owned())].into(),
-                deleting: false,
             };
             let wire = snapshot(info);
             assert_eq!(wire.consistency(), shown);

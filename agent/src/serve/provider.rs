@@ -53,7 +53,7 @@ impl SnapshotProvider for PoolProvider {
 
 impl PoolProvider {
     fn listed(&self, volume: Option<&str>) -> impl Iterator<Item = SnapshotInfo> {
-        self.0.snapshots(volume).unwrap_or_default().into_iter().filter(|info| !info.deleting)
+        self.0.snapshots(volume).unwrap_or_default().into_iter()
     }
 }
 

@@ -94,7 +94,7 @@ impl Agent {
     /// Snapshots of one volume, or of all.
     pub fn list_snapshots(&self, volume: Option<&str>) -> Result<Vec<v1::Snapshot>> {
         let infos = self.pool.snapshots(volume).map_err(of_store)?;
-        Ok(infos.into_iter().filter(|info| !info.deleting).map(convert::snapshot).collect())
+        Ok(infos.into_iter().map(convert::snapshot).collect())
     }
 
     /// One snapshot.

@@ -12,7 +12,7 @@ impl Agent {
         let pool = self.pool.info();
         let volumes = self.pool.volumes();
         let snapshots = self.pool.snapshots(None).unwrap_or_default();
-        let snapshots = snapshots.iter().filter(|info| !info.deleting).count();
+        let snapshots = snapshots.len();
         let warnings = self.warnings(&pool);
         v1::Status {
             agent: Some(self.agent_status()),

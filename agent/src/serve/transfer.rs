@@ -117,8 +117,7 @@ impl Agent {
     /// Deletes temporary snapshots that an earlier agent left.
     pub fn delete_temporary_snapshots(&self) {
         let Ok(snapshots) = self.pool.snapshots(None) else { return };
-        let left: Vec<_> =
-            snapshots.into_iter().filter(|s| !s.deleting && s.labels.contains_key(TEMPORARY_LABEL)).collect();
+        let left: Vec<_> = snapshots.into_iter().filter(|s| s.labels.contains_key(TEMPORARY_LABEL)).collect();
         self.discard(&left);
     }
 }

@@ -105,7 +105,6 @@ impl Pool {
             consistency: *consistency,
             clones: clones.map(|v| v.name.clone()).collect(),
             labels: labels.clone(),
-            deleting: false,
         }
     }
 

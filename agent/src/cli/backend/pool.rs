@@ -59,7 +59,7 @@ impl Backend for PoolBackend {
 
     fn snapshots(&self, volume: Option<&str>) -> Result<Vec<Snapshot>> {
         let all = self.pool.snapshots(volume)?;
-        Ok(all.into_iter().filter(|snapshot| !snapshot.deleting).map(Snapshot::from).collect())
+        Ok(all.into_iter().map(Snapshot::from).collect())
     }
 
     fn snapshot(&self, name: &SnapshotName) -> Result<Snapshot> {
