@@ -7,11 +7,16 @@ use std::path::Path;
 use std::process::Command;
 
 fn install(destination: &Path, prefix: &str) {
+    install_for(destination, prefix, None);
+}
+
+fn install_for(destination: &Path, prefix: &str, systemd: Option<&str>) {
     let binaries = binary("cowslip").parent().expect("it lies in a directory").to_owned();
     let output = Command::new(root().join("setup/install"))
         .arg(binaries)
         .env("DESTDIR", destination)
         .env("PREFIX", prefix)
+        .envs(systemd.map(|version| ("SYSTEMD_VERSION", version)))
         .output()
         .expect("it runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -44,6 +49,16 @@ fn everything_is_where_the_system_looks_for_it() {
     }
     let help = Command::new(dir.path().join("usr/bin/cowslip")).arg("--help").output().expect("it runs");
     assert!(help.status.success());
+}
+
+#[test]
+fn settings_that_the_users_systemd_lacks_are_left_out() {
+    for (version, expected) in [("252", false), ("254", true)] {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        install_for(dir.path(), "/usr", Some(version));
+        let drop_in = dir.path().join("usr/lib/systemd/system/cowslip.service.d/preserve.conf");
+        assert_eq!(drop_in.exists(), expected, "systemd {version}");
+    }
 }
 
 #[test]

@@ -4,11 +4,16 @@
 
 use super::failure::{Failure, Result};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::RecvTimeoutError;
+use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 static NOTIFY: Notify = Notify::const_new();
+
+/// Between two looks for a signal.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// Catches the signals from now on. A second one ends the process at once.
 pub fn install() -> Result<()> {
@@ -39,6 +44,26 @@ pub fn install() -> Result<()> {
 /// Fails once a signal came.
 pub fn check() -> Result<()> {
     if INTERRUPTED.load(Ordering::SeqCst) { Err(Failure::interrupted()) } else { Ok(()) }
+}
+
+/// Does `work`, which only reads, and gives it up at a signal: there is nothing to clean up.
+pub fn abandon<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    install()?;
+    let (done, result) = std::sync::mpsc::channel();
+    let thread = std::thread::Builder::new().name("work".into()).spawn(move || done.send(work()));
+    let thread = thread.map_err(|e| Failure::io("start a thread", &e))?;
+    loop {
+        let waited = result.recv_timeout(LOOK);
+        check()?;
+        match waited {
+            Ok(result) => return Ok(result),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => match thread.join() {
+                Err(panic) => std::panic::resume_unwind(panic),
+                Ok(_) => unreachable!("it sends before it ends"),
+            },
+        }
+    }
 }
 
 /// The flag that a signal sets, for work that looks at one itself.

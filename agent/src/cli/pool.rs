@@ -4,6 +4,7 @@ use super::{
     Context,
     args::{PoolCheckArgs, PoolCommand, PoolDumpArgs, PoolInitArgs},
     failure::{Failure, Kind, Result},
+    interrupt,
     model::Pool,
     progress::{Progress, Unit},
     sizes, status,
@@ -82,16 +83,18 @@ fn check(context: &mut Context, args: &PoolCheckArgs) -> Result<ExitCode> {
             return Err(Failure::usage("the pool is given twice").hint("leave --pool or PATH out"));
         }
     };
-    let mut progress = Progress::new("check", Unit::Items, None, context.out.quiet);
-    let mut known_total = 0;
-    let report = store::Pool::check(&path, &mut |done, total| {
-        if total != known_total {
-            known_total = total;
-            progress.set_total(total);
-        }
-        progress.set(done);
-    });
-    drop(progress);
+    let (pool, quiet) = (path.clone(), context.out.quiet);
+    let report = interrupt::abandon(move || {
+        let mut progress = Progress::new("check", Unit::Items, None, quiet);
+        let mut known_total = 0;
+        store::Pool::check(&pool, &mut |done, total| {
+            if total != known_total {
+                known_total = total;
+                progress.set_total(total);
+            }
+            progress.set(done);
+        })
+    })?;
     let report = report.map_err(|error| explain_lock(error, &path, "check"))?;
     tell(context, &path, report)
 }
