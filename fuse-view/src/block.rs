@@ -1,6 +1,10 @@
 //! Where a file system is read from: a disk image, a block device, a snapshot.
 
 use crate::Result;
+use std::{
+    ops::{Deref, Range},
+    sync::Arc,
+};
 
 /// Concurrent positional reads of something that does not change.
 pub trait BlockRead: Send + Sync {
@@ -16,5 +20,43 @@ pub trait BlockRead: Send + Sync {
     /// Identity of the 4 KiB block at `offset`: equal identities hold equal bytes, for ever. None: not known.
     fn identity(&self, _offset: u64) -> Option<(u64, u64)> {
         None
+    }
+    /// `len` bytes from byte `offset`: a view of the source's cache where it has one, else a copy.
+    ///
+    /// # Errors
+    /// Those of [`BlockRead::read_at`].
+    fn piece(&self, offset: u64, len: usize) -> Result<Piece> {
+        let mut bytes = vec![0; len];
+        self.read_at(offset, &mut bytes)?;
+        Ok(bytes.into())
+    }
+}
+
+/// Bytes read from a source, possibly shared with its cache: holding one keeps them in memory.
+#[derive(Debug, Clone)]
+pub struct Piece {
+    bytes: Arc<[u8]>,
+    range: Range<usize>,
+}
+
+impl Piece {
+    /// The bytes `range` of `bytes`; None where they leave it.
+    pub fn of(bytes: Arc<[u8]>, range: Range<usize>) -> Option<Self> {
+        bytes.get(range.clone())?;
+        Some(Self { bytes, range })
+    }
+}
+
+impl From<Vec<u8>> for Piece {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self { range: 0..bytes.len(), bytes: bytes.into() }
+    }
+}
+
+impl Deref for Piece {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.bytes.get(self.range.clone()).unwrap_or_default()
     }
 }

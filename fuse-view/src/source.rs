@@ -1,7 +1,7 @@
 //! Sources of blocks: a disk image or block device, a range of another source, a snapshot of the pool.
 //! All of them are opened read only and never written.
 
-use crate::{BlockRead, Error, Result};
+use crate::{BlockRead, Error, Piece, Result};
 use std::{
     fs::{File, OpenOptions},
     io::{self, Seek, SeekFrom},
@@ -92,6 +92,11 @@ impl BlockRead for Slice {
             return None;
         }
         self.whole.identity(self.start + offset)
+    }
+
+    fn piece(&self, offset: u64, len: usize) -> Result<Piece> {
+        check_range(offset, len, self.len)?;
+        self.whole.piece(self.start + offset, len)
     }
 }
 
