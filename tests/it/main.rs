@@ -8,8 +8,9 @@ mod interrupt;
 mod kernel_view;
 mod listing;
 mod restore;
-mod rig;
 mod survival;
 mod systemd;
 mod tidy;
 mod tree;
+
+use integration_tests::rig;

@@ -2,7 +2,7 @@
 //! failure too, goes with the rig: processes first, because an unmount would wait for ever for a device that nobody
 //! serves, then mounts, loop devices and files. All of them are known by the rig's directory in their names.
 
-use integration_tests::{binary, has_program, skip};
+use crate::{binary, has_program, skip};
 use std::ffi::OsStr;
 use std::fmt::Debug;
 use std::fs;
@@ -18,8 +18,11 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// How a run ended.
 #[derive(Debug)]
 pub struct Ended {
+    /// Exit code; None if a signal ended it.
     pub code: Option<i32>,
+    /// What it printed.
     pub stdout: String,
+    /// What it said.
     pub stderr: String,
 }
 
@@ -31,6 +34,7 @@ impl From<Output> for Ended {
 }
 
 impl Ended {
+    /// Fails the test unless this was the exit code.
     #[track_caller]
     pub fn with(self, code: i32) -> Self {
         assert_eq!(self.code, Some(code), "stdout: {}\nstderr: {}", self.stdout, self.stderr);
@@ -46,12 +50,14 @@ impl Ended {
         self
     }
 
+    /// What it printed, as one JSON value.
     #[track_caller]
     pub fn json(&self) -> serde_json::Value {
         serde_json::from_str(&self.stdout).unwrap_or_else(|e| panic!("{e}: {self:?}"))
     }
 }
 
+/// The host of a test.
 pub struct Rig {
     dir: TempDir,
     /// Loop devices have it in the names of what they show. Known when an agent served.
@@ -85,16 +91,19 @@ impl Rig {
         Some(rig)
     }
 
+    /// Makes the pool.
     pub fn init_pool(&self, size: &str) {
         let mut init = cowslip();
         init.args(["-q", "pool", "init", "--size", size]).arg(self.path("pool"));
         ended(&mut init).with(0);
     }
 
+    /// A path in the rig's directory.
     pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
+    /// What its agents logged.
     pub fn log(&self) -> String {
         fs::read_to_string(self.path("log")).unwrap_or_default()
     }
@@ -126,6 +135,7 @@ impl Rig {
         command
     }
 
+    /// Runs a command to the agent.
     pub fn run<S: AsRef<OsStr>>(&self, words: impl IntoIterator<Item = S>) -> Ended {
         ended(self.command().args(words))
     }
@@ -138,6 +148,7 @@ impl Rig {
         ended.stdout
     }
 
+    /// Runs a line of words that must succeed; the JSON that it prints.
     #[track_caller]
     pub fn json(&self, line: &str) -> serde_json::Value {
         let ended = self.run(["--json"].into_iter().chain(line.split(' ')));
@@ -151,6 +162,7 @@ impl Rig {
         (ended.code == Some(0)).then(|| ended.json()["agent"]["pid"].as_u64()).flatten()?.try_into().ok()
     }
 
+    /// The serving process, which there must be.
     pub fn pid(&self) -> u32 {
         self.serving().unwrap_or_else(|| panic!("no agent serves:\n{}", self.log()))
     }
@@ -186,6 +198,7 @@ impl Rig {
         assert_eq!(check.code, Some(0), "{check:?}");
     }
 
+    /// Waits for a condition; fails the test if that takes too long.
     #[track_caller]
     pub fn eventually(&self, what: &str, mut condition: impl FnMut() -> bool) {
         let started = Instant::now();
@@ -201,6 +214,7 @@ impl Rig {
         self.attach(name)
     }
 
+    /// Attaches a volume; its device.
     pub fn attach(&self, name: &str) -> PathBuf {
         PathBuf::from(self.ok(&format!("volume attach {name}")).trim_end())
     }
@@ -270,6 +284,7 @@ impl Drop for Rig {
 pub struct Running(pub Child);
 
 impl Running {
+    /// Starts it.
     pub fn start(command: &mut Command) -> Self {
         Self(command.stdin(Stdio::null()).spawn().unwrap_or_else(|e| panic!("{command:?}: {e}")))
     }
@@ -323,6 +338,7 @@ pub fn cowslip() -> Command {
     command
 }
 
+/// Runs a command to its end.
 pub fn ended(command: &mut Command) -> Ended {
     command.output().unwrap_or_else(|e| panic!("{command:?}: {e}")).into()
 }
@@ -345,6 +361,7 @@ pub fn host_tool(name: &str) -> Command {
     command
 }
 
+/// Sends a signal, by its name without SIG.
 #[track_caller]
 pub fn signal(name: &str, pid: u32) {
     tool("kill", [format!("-{name}"), pid.to_string()]);
@@ -364,6 +381,7 @@ pub fn resident_mib(pid: u32) -> u64 {
     line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") >> 10
 }
 
+/// Unmounts, which must succeed.
 pub fn unmount(dir: &Path) {
     tool("umount", [dir]);
 }
