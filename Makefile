@@ -10,7 +10,7 @@ DESTDIR ?=
 # Cargo's own answer: it knows CARGO_TARGET_DIR and every configuration file.
 TARGET_DIR = $(shell $(CARGO) metadata --no-deps --format-version 1 | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')
 
-SCRIPTS := setup/run setup/install .ci/run $(wildcard demo/*)
+SCRIPTS := setup/run setup/install .ci/run $(wildcard demo/*) tests/kernel/build tests/kernel/lib.sh
 
 .PHONY: help
 help: ## This list
