@@ -1,5 +1,6 @@
 # shellcheck shell=bash
 # What the scripts of the kernel harness share. Sourced by them, with `set -euo pipefail`.
+# shellcheck disable=SC2034
 
 # The kernel that the tests want. Where a mirror no longer has it, its newest one is taken.
 kernel_version=${COWSLIP_KERNEL_VERSION:-7.3}
@@ -30,6 +31,7 @@ private_apt() { # DIR COMMAND…
 find_suite() { # DIR SUITE
     local dir=$1 suite=$2 site sites keyring=/usr/share/keyrings/debian-archive-keyring.gpg
     mkdir -p "$dir"
+    # shellcheck disable=SC2016 # apt fills it in
     sites=${COWSLIP_DEBIAN_MIRROR:-$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' | awk '!seen[$0]++')}
     for site in $sites; do
         printf 'deb [signed-by=%s] %s %s main\n' "$keyring" "$site" "$suite" >"$dir/sources.list"
