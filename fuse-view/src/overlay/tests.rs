@@ -66,7 +66,7 @@ fn a_redirect_onto_itself_undoes() {
 #[test]
 fn identities() {
     let base = memory((64 << 10) + 100);
-    let mut builder = OverlayBuilder::new(base.clone(), &Scratch::new(1 << 20));
+    let mut builder = OverlayBuilder::new(base, &Scratch::new(1 << 20));
     builder.redirect(4096, 8192, 32768).unwrap();
     builder.redirect(16384, 4096, 32768 + 512).unwrap();
     builder.write(20480 + 4095, &[1]).unwrap();

@@ -1,6 +1,6 @@
 //! Partition tables, good and lying, and what is told of other formats.
 
-use crate::support::{Chance, MemoryImage};
+use crate::common::support::{Chance, MemoryImage};
 use fuse_view::container::{Contents, Partition, open, partitions};
 use fuse_view::{BlockRead, Error};
 use std::io::Cursor;

@@ -1,7 +1,7 @@
 //! Damaged images: no panic, no endless work, and what is whole stays readable.
 
-use crate::populate::fill;
-use crate::support::{Chance, MemoryImage, mke2fs, run, workdir};
+use crate::common::populate::fill;
+use crate::common::support::{Chance, MemoryImage, mke2fs, run, workdir};
 use fuse_view::{BlockRead, Error, FileKind, FsView, Result, fs::open};
 use std::collections::HashSet;
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! Looking up names in large directories reads a path through the tree, not the directory.
 
-use crate::support::{Chance, CountingImage, Mount, mke2fs, workdir};
-use crate::sys;
+use crate::common::support::{Chance, CountingImage, Mount, mke2fs, workdir};
+use crate::common::sys;
 use fuse_view::fs::open;
 use std::fs::File;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use std::sync::Arc;
 /// Makes `count` names of at least `length` bytes in one directory and looks all of them up; few bytes are read for one name with a cold cache.
 fn check(options: &str, count: usize, length: usize, levels: u32) {
     if !sys::is_root() {
-        crate::skip::skip("a hashed directory is made by a mount, which needs root");
+        crate::common::skip::skip("a hashed directory is made by a mount, which needs root");
         return;
     }
     let dir = workdir();
@@ -29,7 +29,8 @@ fn check(options: &str, count: usize, length: usize, levels: u32) {
             }
         }
     }
-    let dump = crate::support::run("debugfs", &["-R", "htree_dump big", image.to_str().unwrap()]).unwrap();
+    let dump =
+        crate::common::support::run("debugfs", &["-R", "htree_dump big", image.to_str().unwrap()]).unwrap();
     assert!(dump.contains(&format!("Indirect levels: {levels}")), "{options}: another depth than meant");
     let dev = Arc::new(CountingImage::open(&image));
     for i in [0, count / 2, count - 1] {
@@ -81,12 +82,13 @@ fn other_hashes_of_either_sign() {
 
 fn check_hash(dir: &std::path::Path, image: &std::path::Path, hash: &str, flags: &str) {
     if !sys::is_root() {
-        crate::skip::skip("a hashed directory is made by a mount, which needs root");
+        crate::common::skip::skip("a hashed directory is made by a mount, which needs root");
         return;
     }
     let path = image.to_str().unwrap();
-    crate::support::run("debugfs", &["-w", "-R", &format!("ssv def_hash_version {hash}"), path]).unwrap();
-    crate::support::run("debugfs", &["-w", "-R", &format!("ssv flags {flags}"), path]).unwrap();
+    crate::common::support::run("debugfs", &["-w", "-R", &format!("ssv def_hash_version {hash}"), path])
+        .unwrap();
+    crate::common::support::run("debugfs", &["-w", "-R", &format!("ssv flags {flags}"), path]).unwrap();
     let sub = format!("{hash}{flags}");
     {
         let mount = Mount::new(image, &dir.join("mnt"), "rw").unwrap();

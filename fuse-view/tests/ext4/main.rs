@@ -1,12 +1,9 @@
 //! The ext4 reader against the kernel, against damage, and against a count of its reads.
 
+#[path = "../common/mod.rs"]
+mod common;
 mod container;
 mod damage;
 mod htree;
 mod oracle;
-mod populate;
 mod seek;
-#[path = "../../../tests/skip.rs"]
-mod skip;
-mod support;
-mod sys;

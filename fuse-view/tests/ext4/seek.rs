@@ -1,7 +1,7 @@
 //! A seek in a large sparse file reads a path through the tree of extents, not the tree.
 
-use crate::support::{CountingImage, Mount, mke2fs, workdir};
-use crate::sys;
+use crate::common::support::{CountingImage, Mount, mke2fs, workdir};
+use crate::common::sys;
 use fuse_view::fs::open;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -12,7 +12,7 @@ const PIECES: u64 = 6000;
 
 fn check(options: &str, far: u64) {
     if !sys::is_root() {
-        crate::skip::skip("a sparse file of this size is made by a mount, which needs root");
+        crate::common::skip::skip("a sparse file of this size is made by a mount, which needs root");
         return;
     }
     let dir = workdir();

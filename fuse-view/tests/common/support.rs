@@ -52,7 +52,7 @@ pub fn mke2fs(dir: &Path, mib: u64, options: &str) -> Option<PathBuf> {
     match run("mke2fs", &args) {
         Ok(_) => Some(image),
         Err(e) if e.contains("No such file") && e.starts_with("mke2fs:") => {
-            crate::skip::skip("mke2fs is missing (package e2fsprogs)");
+            super::skip::skip("mke2fs is missing (package e2fsprogs)");
             None
         }
         Err(e) => panic!("{e}"),

@@ -1,7 +1,7 @@
 //! A seeded tree with everything that a Linux file system can hold.
 
-use crate::support::Chance;
-use crate::sys;
+use super::support::Chance;
+use super::sys;
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
