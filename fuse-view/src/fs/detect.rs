@@ -9,6 +9,8 @@ use std::fmt;
 pub enum Format {
     /// ext2, ext3 or ext4.
     Ext,
+    /// XFS.
+    Xfs,
     /// Recognised by this name, not read.
     Other(&'static str),
 }
@@ -17,6 +19,7 @@ impl fmt::Display for Format {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Ext => "ext4",
+            Self::Xfs => "xfs",
             Self::Other(name) => name,
         })
     }
@@ -28,7 +31,6 @@ type Magic = (u64, &'static [u8], &'static str);
 /// Layers and formats whose signature lies where mke2fs writes or wipes: if one is there, no newer ext is.
 const BEFORE_EXT: &[Magic] = &[
     (0, b"LUKS\xba\xbe", "LUKS (an encrypted volume)"),
-    (0, b"XFSB", "xfs"),
     (3, b"NTFS    ", "ntfs"),
     (3, b"EXFAT   ", "exfat"),
     (3, b"-FVE-FS-", "BitLocker (an encrypted volume)"),
@@ -57,6 +59,9 @@ pub fn detect(dev: &dyn BlockRead) -> Result<Option<Format>> {
         if has(dev, at, magic)? {
             return Ok(Some(Format::Other(name)));
         }
+    }
+    if has(dev, 0, b"XFSB")? {
+        return Ok(Some(Format::Xfs));
     }
     if is_lvm(dev)? {
         return Ok(Some(Format::Other("LVM2 (a physical volume)")));

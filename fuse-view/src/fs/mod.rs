@@ -4,6 +4,7 @@
 //! image is checked before it is believed.
 
 pub mod ext4;
+pub mod xfs;
 
 pub(crate) mod bytes;
 mod detect;
@@ -21,7 +22,10 @@ use std::sync::Arc;
 pub fn open(dev: Arc<dyn BlockRead>) -> Result<Arc<dyn FsView>> {
     match detect(&*dev)? {
         Some(Format::Ext) => Ok(Arc::new(ext4::Ext4::open(dev)?)),
-        Some(other) => Err(Error::Unsupported(format!("{other} is not read yet; ext2, ext3 and ext4 are"))),
+        Some(Format::Xfs) => Ok(Arc::new(xfs::Xfs::open(dev)?)),
+        Some(other) => {
+            Err(Error::Unsupported(format!("{other} is not read yet; ext2, ext3, ext4 and xfs are")))
+        }
         None => Err(Error::Unsupported("no file system recognised".into())),
     }
 }

@@ -64,9 +64,14 @@ pub struct Mount(pub PathBuf);
 
 impl Mount {
     pub fn new(image: &Path, at: &Path, options: &str) -> std::result::Result<Self, String> {
-        std::fs::create_dir_all(at).unwrap();
         // Nothing here survives a power cut: flushes would only wait for the disk.
-        let options = format!("loop,barrier=0,{options}");
+        Self::with(image, at, &format!("barrier=0,{options}"))
+    }
+
+    /// With these options and none of ours.
+    pub fn with(image: &Path, at: &Path, options: &str) -> std::result::Result<Self, String> {
+        std::fs::create_dir_all(at).unwrap();
+        let options = format!("loop,{options}");
         run("mount", &["-o", &options, image.to_str().unwrap(), at.to_str().unwrap()])?;
         Ok(Self(at.to_path_buf()))
     }

@@ -1,0 +1,153 @@
+//! XFS versions 4 and 5, read only.
+//!
+//! What a mount would show is served: the log is replayed into an overlay that covers the image, which is never
+//! written. The only other state is the cache of metadata; it never holds what was not read through that overlay, so
+//! the reader may be shared between threads freely.
+//!
+//! Checksums, addresses and owners of version 5 are verified; a wrong one is an error of that object alone. What the
+//! log changed has the checksum of before and is judged by its structure only.
+
+#![forbid(unsafe_code)]
+
+mod acl;
+mod attributes;
+mod block;
+mod cache;
+mod checksum;
+mod counters;
+mod dir;
+mod entry;
+mod extent;
+mod image;
+mod index;
+mod inode;
+mod superblock;
+mod symlink;
+mod tree;
+
+use crate::{Attr, BlockRead, DirEntry, Error, FileKind, FsView, Ino, Result, StatFs};
+use cache::Cache;
+use image::Image;
+use inode::{Inode, Which};
+use std::ops::Range;
+use std::sync::{Arc, OnceLock};
+use superblock::Superblock;
+
+/// One XFS file system.
+pub struct Xfs {
+    image: Image,
+    sb: Superblock,
+    cache: Cache,
+    replay: String,
+    /// Whether the log held changes.
+    replayed: bool,
+    size: OnceLock<StatFs>,
+}
+
+impl Xfs {
+    /// Opens the file system on `dev`: reads the superblock, replays the log, reads the root inode.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] names features that are not read; [`Error::Corrupt`] where the superblock or the root
+    /// directory is damaged.
+    pub fn open(dev: Arc<dyn BlockRead>) -> Result<Self> {
+        let image = Image::bare(dev);
+        let sb = Superblock::read(&image)?;
+        let fs = Self {
+            image,
+            sb,
+            cache: Cache::new(),
+            replay: "partial: the log was not looked at".into(),
+            replayed: false,
+            size: OnceLock::new(),
+        };
+        fs.dir_inode(fs.sb.root_ino)?;
+        Ok(fs)
+    }
+
+    fn regular(&self, ino: Ino) -> Result<Inode> {
+        let inode = self.inode(ino)?;
+        if inode.kind != FileKind::File {
+            return Err(Error::WrongKind(format!("inode {ino} is not a regular file")));
+        }
+        if inode.is_realtime() {
+            let what = format!("the content of inode {ino} is on the realtime device, which is not read");
+            return Err(Error::Unsupported(what));
+        }
+        Ok(inode)
+    }
+}
+
+impl FsView for Xfs {
+    fn format(&self) -> &'static str {
+        "xfs"
+    }
+
+    fn label(&self) -> String {
+        let label = String::from_utf8_lossy(&self.sb.label);
+        format!("{label} {}", uuid_text(&self.sb.uuid)).trim().to_string()
+    }
+
+    fn replay(&self) -> String {
+        self.replay.clone()
+    }
+
+    fn root(&self) -> Ino {
+        self.sb.root_ino
+    }
+
+    fn lookup(&self, dir: Ino, name: &[u8]) -> Result<Ino> {
+        let dir = self.dir_inode(dir)?;
+        self.find(&dir, name)
+    }
+
+    fn readdir(&self, dir: Ino, cookie: u64, max: usize) -> Result<Vec<DirEntry>> {
+        let dir = self.dir_inode(dir)?;
+        self.list(&dir, cookie, max)
+    }
+
+    fn attr(&self, ino: Ino) -> Result<Attr> {
+        Ok(self.inode(ino)?.attr(self.sb.block_bits))
+    }
+
+    fn read_at(&self, ino: Ino, offset: u64, buf: &mut [u8]) -> Result<usize> {
+        let inode = self.regular(ino)?;
+        self.read_mapped(&inode, Which::Data, inode.size, offset, buf)
+    }
+
+    fn next_data(&self, ino: Ino, offset: u64) -> Result<Option<Range<u64>>> {
+        let inode = self.regular(ino)?;
+        if offset >= inode.size {
+            return Ok(None);
+        }
+        self.next_mapped(&inode, offset)
+    }
+
+    fn readlink(&self, ino: Ino) -> Result<Vec<u8>> {
+        let inode = self.inode(ino)?;
+        if inode.kind != FileKind::Symlink {
+            return Err(Error::WrongKind(format!("inode {ino} is not a symbolic link")));
+        }
+        self.target(&inode)
+    }
+
+    fn xattrs(&self, ino: Ino) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+        self.all_xattrs(&self.inode(ino)?)
+    }
+
+    fn statfs(&self) -> StatFs {
+        *self.size.get_or_init(|| self.counters(self.replayed))
+    }
+}
+
+/// A number from the image as a length of memory, at most `limit`.
+fn fit(limit: usize, on_disk: u64) -> usize {
+    usize::try_from(on_disk).unwrap_or(usize::MAX).min(limit)
+}
+
+/// A UUID in its usual form.
+fn uuid_text(uuid: &[u8; 16]) -> String {
+    let hex: Vec<String> = uuid.iter().map(|b| format!("{b:02x}")).collect();
+    [hex[..4].concat(), hex[4..6].concat(), hex[6..8].concat(), hex[8..10].concat(), hex[10..].concat()]
+        .join("-")
+}
