@@ -33,6 +33,10 @@ test: ## Every test this machine can run
 	$(CARGO) build --workspace --bins --locked
 	$(CARGO) test --workspace --locked
 
+.PHONY: mutations
+mutations: ## The store's tests against deliberate bugs: each must be caught
+	$(CARGO) test -p store --locked --features mutations --test mutations -- --nocapture
+
 .PHONY: lint
 lint: check-format check-scripts ## Formatting, clippy, rustdoc and the shell scripts, warnings being errors
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings

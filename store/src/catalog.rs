@@ -7,6 +7,7 @@
 use crate::format::node::Root;
 use crate::format::record::Record;
 use crate::info::{Consistency, Labels};
+use crate::mutation::Mutation;
 use crate::types::{Epoch, VersionId, VolumeId};
 use crate::{Error, Result};
 use std::collections::{BTreeMap, HashMap};
@@ -267,7 +268,8 @@ impl Catalog {
                 self.saw(&[head.0], *epoch);
                 let s = self.version(*source)?;
                 let old = self.head_of(*volume)?;
-                let size = s.size_blocks.max(old.size_blocks);
+                let shrinks = Mutation::ShrinkingRollback.on();
+                let size = if shrinks { s.size_blocks } else { s.size_blocks.max(old.size_blocks) };
                 let new = new_head(*head, Some(*source), *epoch, *volume, size, s.root, s.mapped_blocks);
                 self.insert_version(new);
                 self.update_version(old.id, |v| v.doomed = true);

@@ -17,6 +17,7 @@ use crate::log::writer::FlushError;
 use crate::map::delete::{Deletion, walk};
 use crate::map::merge::{Merger, NodeWriter, Origin};
 use crate::memtable::Layer;
+use crate::mutation::Mutation;
 use crate::types::{BLOCK, Epoch, Lsn, Phys, VersionId, mem};
 use crate::{Error, Result};
 use std::collections::HashMap;
@@ -82,10 +83,15 @@ impl Core {
         b.merge_all(cut.layers)?;
         b.delete_slice()?;
         let number = state.superblock.checkpoint().number + 1;
+        if Mutation::EarlyReuse.on() {
+            b.freed.iter().try_for_each(|(p, n)| self.alloc.free(*p, *n))?;
+        }
         let (page, sum, bytes, pages) = b.write_pages(state, number)?;
         let sync = || self.dev.sync().map_err(|e| Error::io("sync checkpoint", e));
         // A cut before this sync, or before the superblock: the old checkpoint and the whole log hold.
-        sync()?;
+        if !Mutation::EarlySuperblock.on() {
+            sync()?;
+        }
         let reference = CheckpointRef {
             lsn: cut.lsn,
             log_index: position.index,
@@ -100,8 +106,10 @@ impl Core {
         state.pages = pages;
         b.publish();
         self.log.release(position.index);
-        self.epochs.wait_for_earlier();
-        for (p, n) in &b.freed {
+        if !Mutation::NoEpochWait.on() {
+            self.epochs.wait_for_earlier();
+        }
+        for (p, n) in b.freed.iter().filter(|_| !Mutation::EarlyReuse.on()) {
             (0..*n).for_each(|i| self.cache.forget(p.plus(i)));
             self.alloc.free(*p, *n)?;
         }
@@ -224,7 +232,9 @@ impl Builder<'_> {
         // Everything is allocated now: the table is final.
         for index in self.core.alloc.take_dirty(RECORDS_A_PAGE as u64) {
             let (byte, bit) = (mem(index / 8), 1 << (index % 8));
-            state.slots[byte] ^= bit;
+            if !Mutation::KeptSlot.on() {
+                state.slots[byte] ^= bit;
+            }
             self.write_segment_page(index, state.slots[byte] & bit != 0, number)?;
         }
         let blob = Checkpoint { slots: state.slots.clone(), ..checkpoint }.encode();
@@ -266,13 +276,18 @@ impl Builder<'_> {
             });
         }
         for id in &self.removed {
+            if Mutation::OwnershipRegained.on() {
+                let cells = core.cells.read();
+                let epoch = catalog.versions[id].epoch;
+                catalog.children_of(*id).iter().for_each(|c| cells[c].live.write().epoch = epoch);
+            }
             catalog.remove_version(*id);
             core.cells.write().remove(id);
         }
         if let Some((id, cursor)) = self.slice {
             catalog.update_version(id, |v| v.cursor = cursor);
         }
-        core.alloc.redeem(self.redeemed);
+        core.alloc.redeem(if Mutation::NoNodePromise.on() { 0 } else { self.redeemed });
         core.spans.fetch_sub(self.spans, Ordering::Relaxed);
     }
 }
@@ -284,7 +299,9 @@ fn origin_of(catalog: &Catalog, v: &Version) -> Origin {
     };
     let above = state(v.parent);
     match v.parent.map(|p| &catalog.versions[&p]) {
-        Some(p) if p.cursor > 0 => Origin { cursor: p.cursor, below: state(p.parent), above },
+        Some(p) if p.cursor > 0 && !Mutation::ForgottenCursor.on() => {
+            Origin { cursor: p.cursor, below: state(p.parent), above }
+        }
         _ => Origin { cursor: 0, below: above, above },
     }
 }

@@ -12,6 +12,7 @@ use crate::log::Log;
 use crate::log::writer::{FlushError, MAP_FRAME, Poison};
 use crate::map::{NodeCache, tree};
 use crate::memtable::{Found, Layer, Target};
+use crate::mutation::Mutation;
 use crate::types::{Epoch, Lsn, Phys, SEGMENT_BLOCKS, VersionId, VolumeId};
 use crate::volume::Volume;
 use crate::{BLOCK_BYTES, Error, Recovery, Result};
@@ -192,6 +193,7 @@ impl Core {
             let place = self.place(cell, l + done, n - done)?;
             let bytes = &mut buf[byte_index(done)..byte_index(done + place.len)];
             match place.data {
+                None if Mutation::ForeignBytes.on() => {}
                 None => bytes.fill(0),
                 Some((p, _)) => self
                     .dev
@@ -233,7 +235,7 @@ impl Core {
         records: u64,
         freeing: bool,
     ) -> Result<Option<Reservation<'_>>> {
-        let need = blocks + nodes;
+        let need = if Mutation::NoNodePromise.on() { blocks } else { blocks + nodes };
         if !self.alloc.try_reserve(need, freeing) {
             return Ok(None);
         }
@@ -351,6 +353,9 @@ impl Core {
                 Err(e) => {
                     tracing::debug!(error = %e, segments = n, "the host has no room for more of the pool");
                     self.host_full.store(true, Ordering::Relaxed);
+                    if Mutation::BelievedBacking.on() {
+                        return self.alloc.set_backed(first, n);
+                    }
                     n /= 2;
                 }
             }
@@ -362,6 +367,9 @@ impl Core {
         if self.read_only {
             return Err(Error::unsupported("the pool is open read-only")
                 .hint("start the agent and use the command without --pool"));
+        }
+        if Mutation::WriteAfterPoison.on() {
+            return Ok(());
         }
         self.poison.check()
     }
@@ -394,7 +402,7 @@ impl Reservation<'_> {
     /// `data` blocks were taken, `nodes` are promised; the rest of the blocks goes back when dropped.
     fn settle_nodes(&mut self, data: u64, nodes: u64) {
         self.blocks -= data;
-        self.core.alloc.settle(0, nodes);
+        self.core.alloc.settle(0, if Mutation::NoNodePromise.on() { 0 } else { nodes });
     }
 
     /// Blocks that were taken and are lost until the pool is opened again (their write failed).

@@ -19,6 +19,7 @@ pub mod io;
 pub mod log;
 pub mod map;
 pub mod memtable;
+pub mod mutation;
 pub mod pool;
 mod snapshot;
 pub mod types;

@@ -4,6 +4,7 @@
 //! begun before the deletion has ended; a read begun after it is refused (H25).
 
 use crate::core::{Cell, Core};
+use crate::mutation::Mutation;
 use crate::volume::{next_data, read_bytes};
 use crate::{BLOCK_BYTES, Error, Result};
 use std::ops::Range;
@@ -29,7 +30,7 @@ impl Snapshot {
     }
 
     fn alive(&self) -> Result<()> {
-        if self.cell.revoked.load(Ordering::SeqCst) {
+        if self.cell.revoked.load(Ordering::SeqCst) && !Mutation::ReadRevoked.on() {
             return Err(Error::not_found("the snapshot was deleted"));
         }
         Ok(())
@@ -62,6 +63,8 @@ impl Snapshot {
         let _io = self.core.epochs.begin();
         self.alive()?;
         let place = self.core.place(&self.cell, offset / BLOCK_BYTES, 1)?;
-        Ok(place.data.and_then(|(p, birth)| birth.map(|b| (p.0, b.0))))
+        Ok(place.data.and_then(|(p, birth)| {
+            birth.map(|b| (p.0, if Mutation::PlaceIsIdentity.on() { 0 } else { b.0 }))
+        }))
     }
 }

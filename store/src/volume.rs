@@ -10,6 +10,7 @@ use crate::gate::Gate;
 use crate::io::AlignedBuf;
 use crate::log::writer::MAP_FRAME;
 use crate::memtable::touched;
+use crate::mutation::Mutation;
 use crate::types::VolumeId;
 use crate::{BLOCK_BYTES, Error, Result};
 use parking_lot::RwLock;
@@ -150,7 +151,7 @@ impl Volume {
             &whole[..]
         };
         if in_place {
-            let durable = fua && places.iter().all(|p| p.durable);
+            let durable = fua && (Mutation::FuaUndurable.on() || places.iter().all(|p| p.durable));
             self.write_in_place(&places, bytes, durable)?;
             return Ok(Some(durable || !fua));
         }
@@ -190,7 +191,7 @@ impl Volume {
         while l < blocks.end {
             let place = self.core.place(head, l, blocks.end - l)?;
             l += place.len;
-            all.push(Place { owned: place.owned && !self.atomic, ..place });
+            all.push(Place { owned: place.owned && (!self.atomic || Mutation::InPlaceAtomic.on()), ..place });
         }
         Ok(all)
     }

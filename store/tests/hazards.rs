@@ -45,8 +45,17 @@ fn check_is_clean(w: &World) {
     assert_eq!(report.findings, vec![]);
 }
 
+fn config() -> ProptestConfig {
+    let mut config = ProptestConfig { cases: 60, ..ProptestConfig::default() };
+    if cfg!(feature = "mutations") {
+        // What a deliberate bug breaks is not worth keeping.
+        config.failure_persistence = None;
+    }
+    config
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+    #![proptest_config(config())]
     /// Volumes with snapshots, clones, rollbacks, discards, growth and reopening, against a map of sectors.
     #[test]
     fn histories_agree_with_a_map(choices in prop::collection::vec(any::<u64>(), 1..80)) {
@@ -448,24 +457,33 @@ fn h23_ownership_is_not_regained() {
 /// H24: identity is place and birth: a place that was used again is another block.
 #[test]
 fn h24_identity_tells_reuse() {
-    let (w, v) = world_with("v", 64);
+    // So small that every place is used several times.
+    let mut w = World::of(8 << 20);
+    w.open();
+    w.run(&Op::Create { name: "v".into(), blocks: 128 }).expect("creates");
+    let v = w.pool().open_volume("v").expect("opens");
     let mut seen = std::collections::HashMap::new();
+    let mut places = std::collections::HashSet::new();
     for i in 0..60u8 {
-        v.write_at(0, &block(i + 1), false).expect("writes");
+        v.write_at(0, &[i + 1; 128 * 4096], false).expect("writes");
         snapshot(w.pool(), "v", "s").expect("cuts");
         let s = w.pool().open_snapshot("v", "s").expect("opens");
-        let id = s.identity(0).expect("reads").expect("mapped");
-        assert_eq!(seen.insert(id, i), None, "identity {id:?} came back with other bytes");
+        for l in 0..128 {
+            let id = s.identity(l * 4096).expect("reads").expect("mapped");
+            assert_eq!(seen.insert(id, i), None, "identity {id:?} came back with other bytes");
+            places.insert(id.0);
+        }
         w.pool().delete_snapshot("v", "s").expect("deletes");
         w.pool().settle().expect("deletions end");
         w.pool().checkpoint().expect("frees");
     }
+    assert!(places.len() < seen.len(), "no place was used twice");
 }
 
 /// H28: a volume grows, is rolled back to a smaller snapshot, and reads zeros beyond it.
 #[test]
 fn h28_rollback_keeps_the_larger_size() {
-    let (w, v) = world_with("v", 64);
+    let (mut w, v) = world_with("v", 64);
     v.write_at(0, &block(1), false).expect("writes");
     snapshot(w.pool(), "v", "s").expect("cuts");
     w.pool().resize_volume("v", 2048 * 4096).expect("grows");
@@ -473,6 +491,12 @@ fn h28_rollback_keeps_the_larger_size() {
     v.write_at(0, &block(2), false).expect("writes");
     w.pool().rollback("v", "s").expect("rolls back");
     assert_eq!(v.size_bytes(), 2048 * 4096);
+    assert_eq!((read(&v, 0), read(&v, 2000)), (block(1), block(0)));
+    drop(v);
+    w.pool = None;
+    w.open();
+    let v = w.pool().open_volume("v").expect("opens");
+    assert_eq!(v.size_bytes(), 2048 * 4096, "after a restart");
     assert_eq!((read(&v, 0), read(&v, 2000)), (block(1), block(0)));
 }
 
@@ -560,6 +584,38 @@ fn h32_a_full_pool_heals() {
     w.pool().checkpoint().expect("checkpoints");
     assert_eq!(w.pool().info().state, PoolState::Ok);
     check_is_clean(&w);
+}
+
+/// H32, H33: a full pool whose every block needs a map node of its own still has room for its checkpoint.
+#[test]
+fn h32_room_for_every_node_is_promised() {
+    let mut w = World::of(8 << 20);
+    w.open();
+    w.run(&Op::Create { name: "v".into(), blocks: 1 << 20 }).expect("creates");
+    let v = w.pool().open_volume("v").expect("opens");
+    let full = (0..2048).find(|leaf| v.write_at(leaf * 512 * 4096, &block(1), false).is_err());
+    let full = full.expect("the pool is smaller than the volume");
+    assert!(full > 300, "{full} blocks in a pool of 2048");
+    w.pool().checkpoint().expect("there is room for its nodes");
+    for leaf in 0..full {
+        assert_eq!(read(&v, leaf * 512), block(1));
+    }
+    check_is_clean(&w);
+}
+
+/// H11: a failed sync may have lost what it was for; trying again would only hide it.
+#[test]
+fn h11_a_failed_sync_is_never_tried_again() {
+    let (w, v) = world_with("v", 64);
+    v.flush().expect("flushes");
+    v.write_at(0, &block(1), false).expect("writes");
+    w.dev.fail_at(w.dev.steps() + 1, Fault::Eio);
+    for _ in 0..3 {
+        let e = v.flush().expect_err("the sync failed");
+        assert!(matches!(e.kind(), ErrorKind::Io | ErrorKind::Poisoned), "{e}");
+    }
+    assert_eq!(w.pool().info().state, PoolState::Failed);
+    assert_eq!(read(&v, 0), block(1), "reads go on");
 }
 
 /// H35: discarding 1 TiB takes one record, not one a block.

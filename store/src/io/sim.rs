@@ -3,8 +3,9 @@
 
 use super::BlockDev;
 use crate::types::{BLOCK, mem};
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +19,81 @@ pub enum Fault {
     Eio,
     /// ENOSPC.
     NoSpace,
+}
+
+/// Kind of a request that is to be held back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Request {
+    /// A read.
+    Read,
+    /// A write.
+    Write,
+    /// A sync; it has no range.
+    Sync,
+}
+
+/// Holds the first request of a kind that touches a range back, as a very slow disk would; lets it go when
+/// dropped.
+pub struct Hold(Arc<Held>);
+
+struct Held {
+    what: Request,
+    /// Bytes.
+    range: Range<u64>,
+    /// How far it is.
+    stage: Mutex<Stage>,
+    changed: Condvar,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// No such request came yet.
+    Armed,
+    Caught,
+    Released,
+}
+
+impl Hold {
+    /// Waits until a request is held.
+    ///
+    /// # Panics
+    /// When none comes within a minute.
+    pub fn caught(&self) {
+        let mut stage = self.0.stage.lock();
+        while *stage == Stage::Armed {
+            assert!(
+                !self.0.changed.wait_for(&mut stage, Duration::from_secs(60)).timed_out(),
+                "no {:?} of {:?} came",
+                self.0.what,
+                self.0.range
+            );
+        }
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        *self.0.stage.lock() = Stage::Released;
+        self.0.changed.notify_all();
+    }
+}
+
+impl Held {
+    fn pass(&self, what: Request, range: &Range<u64>) {
+        let elsewhere = range.start >= self.range.end || self.range.start >= range.end;
+        if what != self.what || (elsewhere && what != Request::Sync) {
+            return;
+        }
+        let mut stage = self.stage.lock();
+        if *stage != Stage::Armed {
+            return;
+        }
+        *stage = Stage::Caught;
+        self.changed.notify_all();
+        while *stage != Stage::Released {
+            self.changed.wait(&mut stage);
+        }
+    }
 }
 
 #[derive(Default, Clone)]
@@ -43,6 +119,7 @@ struct State {
     forbidden: std::collections::HashSet<u64>,
     /// The last of the pending writes was under way when the process died.
     died_in_write: bool,
+    hold: Option<Arc<Held>>,
 }
 
 /// The device. Clones share it.
@@ -88,14 +165,30 @@ impl SimDev {
         self.state.lock().forbidden = blocks.into_iter().collect();
     }
 
-    fn wait(&self, which: impl Fn((Duration, Duration)) -> Duration) {
-        let (delay, slow) = {
+    /// Holds back the next request of this kind that touches these bytes. A later hold replaces an earlier one.
+    pub fn hold(&self, what: Request, range: Range<u64>) -> Hold {
+        let held = Held { what, range, stage: Mutex::new(Stage::Armed), changed: Condvar::new() };
+        let held = Arc::new(held);
+        self.state.lock().hold = Some(held.clone());
+        Hold(held)
+    }
+
+    fn wait(&self, what: Request, offset: u64, len: usize) {
+        let (delay, slow, hold) = {
             let mut s = self.state.lock();
             s.requests += 1;
-            (which(s.delays), s.slow_every > 0 && s.requests.is_multiple_of(s.slow_every))
+            let delay = match what {
+                Request::Read => s.delays.0,
+                Request::Write => s.delays.1,
+                Request::Sync => Duration::ZERO,
+            };
+            (delay, s.slow_every > 0 && s.requests.is_multiple_of(s.slow_every), s.hold.clone())
         };
         if slow && !delay.is_zero() {
             std::thread::sleep(delay);
+        }
+        if let Some(held) = hold {
+            held.pass(what, &(offset..offset + len as u64));
         }
     }
 
@@ -139,6 +232,7 @@ impl SimDev {
             }
         }
         state.died_in_write = false;
+        state.hold = None;
         state.dies_at = None;
         state.fault = None;
         state.steps = 0;
@@ -149,6 +243,7 @@ impl SimDev {
     #[must_use]
     pub fn copy(&self) -> Self {
         let mut state = self.state.lock().clone();
+        state.hold = None;
         state.dies_at = None;
         state.fault = None;
         state.steps = 0;
@@ -223,7 +318,7 @@ impl BlockDev for SimDev {
         if offset + buf.len() as u64 > self.len {
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "read beyond the end of the pool"));
         }
-        self.wait(|d| d.0);
+        self.wait(Request::Read, offset, buf.len());
         let s = self.state.lock();
         for (block, out) in s.base[mem(offset / BLOCK as u64)..].iter().zip(buf.chunks_mut(BLOCK)) {
             match block {
@@ -246,7 +341,7 @@ impl BlockDev for SimDev {
         if offset + buf.len() as u64 > self.len {
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "write beyond the end of the pool"));
         }
-        self.wait(|d| d.1);
+        self.wait(Request::Write, offset, buf.len());
         let mut s = self.state.lock();
         for block in offset / BLOCK as u64..(offset + buf.len() as u64).div_ceil(BLOCK as u64) {
             assert!(!s.forbidden.contains(&block), "block {block} is in use and must not be written");
@@ -261,6 +356,7 @@ impl BlockDev for SimDev {
     }
 
     fn sync(&self) -> io::Result<()> {
+        self.wait(Request::Sync, 0, 0);
         let mut s = self.state.lock();
         Self::step(&mut s)?;
         Self::settle(&mut s);

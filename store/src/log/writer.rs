@@ -12,6 +12,7 @@ use super::ring::Binding;
 use crate::format::log::{PAYLOAD, frame_bytes, write_block, write_frame};
 use crate::format::record::{MAP_BYTES, Record};
 use crate::io::{AlignedBuf, BlockDev};
+use crate::mutation::Mutation;
 use crate::types::{BLOCK, BLOCK_BYTES, Lsn, mem};
 use crate::{Error, Result};
 use parking_lot::{Condvar, Mutex};
@@ -250,7 +251,8 @@ impl Log {
     /// Makes everything acknowledged before the call durable. Callers share syncs.
     pub fn flush(&self, for_checkpoint: bool) -> std::result::Result<(), FlushError> {
         let mut s = self.sync.lock();
-        let need = s.started + 1;
+        let joins = s.running && Mutation::JoinRunningSync.on();
+        let need = if joins { s.started } else { s.started + 1 };
         loop {
             self.poison.check().map_err(FlushError::Failed)?;
             if s.completed >= need {
@@ -268,7 +270,9 @@ impl Log {
             let mine = s.started;
             drop(s);
             let result = self.sync_once();
-            if let Err(e) = &result {
+            if let Err(e) = &result
+                && !Mutation::IgnoreFailedSync.on()
+            {
                 self.poison.set(&e.to_string());
             }
             s = self.sync.lock();
@@ -286,8 +290,11 @@ impl Log {
         // Read after every flush that this sync answers has arrived.
         let to = self.head();
         let sync = |what: &str| self.dev.sync().map_err(|e| Error::io(format!("sync {what}"), e));
-        sync("data")?;
+        if !Mutation::OneSync.on() {
+            sync("data")?;
+        }
         let mut next = self.next.lock();
+        let mut resume = to;
         // Read after `to`: a mark beyond it is for the next group.
         let mark = *self.mark.lock();
         match mark {
@@ -296,13 +303,20 @@ impl Log {
                 *self.mark.lock() = Some((mark, Some(*next)));
                 self.write_records(&mut next, mark, to)?;
             }
+            _ if Mutation::RewrittenTail.on() => {
+                let whole = Lsn(to.0 - (to.0 - from.0) % PAYLOAD as u64);
+                self.write_records(&mut next, from, whole)?;
+                let last = *next;
+                self.write_records(&mut next, whole, to)?;
+                (*next, resume) = (last, whole);
+            }
             _ => self.write_records(&mut next, from, to)?,
         }
         drop(next);
-        if from < to {
+        if from < to || Mutation::OneSync.on() {
             // A cut before this sync keeps the flushed state, or the new one: the chain tells which.
             sync("log")?;
-            self.durable.store(to.0, Ordering::Release);
+            self.durable.store(resume.0, Ordering::Release);
         }
         Ok(())
     }

@@ -5,6 +5,7 @@
 
 use crate::format::crc;
 use crate::io::{AlignedBuf, BlockDev};
+use crate::mutation::Mutation;
 use crate::types::{BLOCK, Phys};
 use crate::{Error, Result};
 use quick_cache::Weighter;
@@ -44,7 +45,7 @@ impl NodeCache {
         }
         let mut buf = AlignedBuf::reused(BLOCK);
         self.dev.read_at(p.offset(), &mut buf).map_err(|e| Error::io(format!("read map node {}", p.0), e))?;
-        if crc(0, &buf) != sum {
+        if crc(0, &buf) != sum && !Mutation::UncheckedNode.on() {
             return Err(Error::damaged(format!("map node {} fails its checksum", p.0))
                 .hint("`cowslip check` lists the damage"));
         }

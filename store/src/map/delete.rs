@@ -6,6 +6,7 @@ use super::merge::outlives;
 use super::tree::{leaf_view, subtree, upper_entries};
 use crate::Result;
 use crate::format::node::{Child, LEAF_ENTRIES, Root, span};
+use crate::mutation::Mutation;
 use crate::types::{Epoch, Phys};
 
 /// A version that goes, and its neighbours.
@@ -96,7 +97,9 @@ impl<F: FnMut(Phys) -> Result<()>> Walk<'_, F> {
         let (epoch, root) = self.d.parent;
         for (i, (m, t)) in (0..LEAF_ENTRIES).zip(mine.into_iter().zip(theirs)) {
             let Some(m) = m else { continue };
-            if t.is_none_or(|t| t.p != m.p) && !outlives(self.cache, m, base + i, epoch, root)? {
+            if t.is_none_or(|t| t.p != m.p)
+                && (Mutation::NaiveDeletion.on() || !outlives(self.cache, m, base + i, epoch, root)?)
+            {
                 (self.free)(m.p)?;
             }
         }

@@ -1,0 +1,100 @@
+//! Deliberate bugs, one for each rule of `docs/durability.md`, so that its test can be seen to fail.
+//!
+//! They exist only with the feature `mutations`, which nothing but `make mutations` builds; without it every
+//! question is answered "no" at compile time. `COWSLIP_MUTATION=name` switches one on.
+
+/// Defines the bugs: variant, name, hazards, test binary and filter that catch it, what it does.
+macro_rules! mutations {
+    ($($variant:ident $name:literal $hazards:literal $target:literal $filter:literal $what:literal;)*) => {
+        /// A deliberate bug.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Mutation { $( #[doc = $what] $variant, )* }
+
+        impl Mutation {
+            /// All of them.
+            pub const ALL: &[Self] = &[$( Self::$variant ),*];
+
+            /// Name, hazards, test binary of the store and filter within it, what the bug does.
+            pub fn describe(self) -> [&'static str; 5] {
+                match self { $( Self::$variant => [$name, $hazards, $target, $filter, $what], )* }
+            }
+        }
+    };
+}
+
+mutations! {
+    OneSync "one-sync" "H2, H8" "crash" "nothing_acknowledged_is_lost"
+        "A flush writes the records before the data is synced, and syncs once.";
+    JoinRunningSync "join-running-sync" "H10" "ordering" "h10_"
+        "A flush is answered by a sync that began before it.";
+    IgnoreFailedSync "ignore-failed-sync" "H11" "hazards" "h11_"
+        "A failed sync fails one flush, and the next one is tried.";
+    WriteAfterPoison "write-after-poison" "H12" "hazards" "h12_"
+        "Writes go on after an I/O error on metadata.";
+    FuaUndurable "fua-undurable" "H9" "crash" "nothing_acknowledged_is_lost"
+        "FUA in place counts although the mapping is not durable.";
+    AnyRing "any-ring" "H4" "hazards" "h4_a_stale_ring_"
+        "A ring of an earlier owner is replayed.";
+    RingNotMissed "ring-not-missed" "H4" "hazards" "h4_a_lost_ring_is_told"
+        "A lost ring is taken for an empty one.";
+    TornAppend "torn-append" "H5" "lib" "h5_"
+        "A record in the ring counts although its checksum is wrong.";
+    RewrittenTail "rewritten-tail" "H13" "crash" "nothing_acknowledged_is_lost"
+        "A log block that is not full is written again with the next records.";
+    InPlaceAtomic "in-place-atomic" "H15" "hazards" "h15_"
+        "Blocks of an atomic volume are overwritten in place.";
+    UncheckedNode "unchecked-node" "H16" "bad_pools" "a_flipped_bit_in_metadata_is_told_or_harmless"
+        "A map node is believed whatever its checksum says.";
+    EarlySuperblock "early-superblock" "H17" "crash" "nothing_acknowledged_is_lost"
+        "The superblock is written before what it refers to is synced.";
+    KeptSlot "kept-slot" "H17" "crash" "nothing_acknowledged_is_lost"
+        "Pages of the segment table are overwritten in place.";
+    EarlyReuse "early-reuse" "H17, H18" "ordering" "h17_"
+        "A dropped block is free before the checkpoint that drops it is durable.";
+    NoEpochWait "no-epoch-wait" "H18" "ordering" "h18_"
+        "A dropped block is free while reads begun before are under way.";
+    ForeignBytes "foreign-bytes" "H19" "crash" "nothing_acknowledged_is_lost"
+        "The rest of a partly written new block is what was there before.";
+    OpenGate "open-gate" "H20" "ordering" "h20_"
+        "A cut does not wait for writes under way.";
+    NaiveDeletion "naive-deletion" "H21" "hazards" "h21_"
+        "Deleting a version frees what is not in its child, whatever its parent holds.";
+    ForgottenCursor "forgotten-cursor" "H22" "ordering" "h22_"
+        "A merge takes the part of its origin that was already deleted for present.";
+    OwnershipRegained "ownership-regained" "H23" "hazards" "h23_"
+        "A head owns the blocks of a deleted snapshot again.";
+    PlaceIsIdentity "place-is-identity" "H24" "hazards" "h24_"
+        "The identity of a block is its place alone.";
+    ReadRevoked "read-revoked" "H25" "ordering" "h25_"
+        "A deleted snapshot can still be read.";
+    ShrinkingRollback "shrinking-rollback" "H28" "hazards" "h28_"
+        "A rollback gives the volume its old size.";
+    NoRangeExclusion "no-range-exclusion" "H29" "hazards" "h29_"
+        "Two changes of one block go on together.";
+    BelievedBacking "believed-backing" "H30" "hazards" "h30_"
+        "Segments count as held by the host although it refused them.";
+    NoNodePromise "no-node-promise" "H32, H33" "hazards" "h32_"
+        "A write is admitted without room for the map nodes of its merge.";
+}
+
+impl Mutation {
+    /// Whether this bug is switched on.
+    #[cfg(feature = "mutations")]
+    #[must_use]
+    pub fn on(self) -> bool {
+        use std::sync::LazyLock;
+        static CHOSEN: LazyLock<Option<Mutation>> = LazyLock::new(|| {
+            let name = std::env::var("COWSLIP_MUTATION").ok()?;
+            let known = Mutation::ALL.iter().copied().find(|m| m.describe()[0] == name);
+            Some(known.unwrap_or_else(|| panic!("COWSLIP_MUTATION={name} is not known")))
+        });
+        *CHOSEN == Some(self)
+    }
+
+    /// Whether this bug is switched on: never in this build.
+    #[cfg(not(feature = "mutations"))]
+    #[must_use]
+    pub const fn on(self) -> bool {
+        false
+    }
+}

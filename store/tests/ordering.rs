@@ -1,0 +1,313 @@
+//! Requests held back at the worst moment: what must wait for them, waits.
+//!
+//! None of these tests depends on time to pass. Where the rule holds, the other side cannot go on however long it
+//! is given; what is given here is enough for it to do harm where the rule is missing.
+#![allow(clippy::cast_possible_truncation)]
+
+mod harness;
+
+use harness::World;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{Scope, ScopedJoinHandle};
+use std::time::{Duration, Instant};
+use store::io::BlockDev;
+use store::io::sim::{Request, SimDev, Survival};
+use store::{Consistency, Labels, Pool, SnapshotSpec, Volume, check_device};
+
+/// Time in which a thread that nothing holds up does its harm.
+const CHANCE: Duration = Duration::from_millis(500);
+const EVERYTHING: std::ops::Range<u64> = 0..u64::MAX;
+/// The segment of the superblocks.
+const SUPERBLOCKS: std::ops::Range<u64> = 0..1 << 20;
+
+fn pool_of(mib: u64) -> (World, Arc<Pool>) {
+    let mut w = World::of(mib << 20);
+    w.open();
+    let pool = w.pool().clone();
+    (w, pool)
+}
+
+fn volume(pool: &Pool, name: &str, blocks: u64) -> Arc<Volume> {
+    pool.create_volume(name, blocks * 4096, Labels::new()).expect("creates");
+    pool.open_volume(name).expect("opens")
+}
+
+fn write(v: &Volume, l: u64, byte: u8) -> store::Result<()> {
+    v.write_at(l * 4096, &[byte; 4096], false)
+}
+
+/// Writes all that there is room for, from block 0 on; how much that was.
+fn fill(v: &Volume, byte: u8) -> u64 {
+    (0..v.size_bytes() / 4096)
+        .find(|l| write(v, *l, byte).is_err())
+        .expect("the volume is larger than the pool")
+}
+
+/// Waits for a thread, but not for ever.
+fn give_a_chance<T>(thread: &ScopedJoinHandle<'_, T>) -> bool {
+    let started = Instant::now();
+    while !thread.is_finished() && started.elapsed() < CHANCE {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    thread.is_finished()
+}
+
+/// Writes foreign bytes wherever the pool finds room, until `stop`.
+fn intruder<'s>(
+    scope: &'s Scope<'s, '_>,
+    v: &'s Volume,
+    from: u64,
+    stop: &'s AtomicBool,
+) -> ScopedJoinHandle<'s, ()> {
+    scope.spawn(move || {
+        let end = v.size_bytes() / 4096;
+        for l in from..end {
+            if stop.load(Ordering::Relaxed) || write(v, l, 0x77).is_err() {
+                return;
+            }
+        }
+    })
+}
+
+fn assert_clean(dev: &SimDev, when: &str) {
+    let dev: Arc<dyn BlockDev> = Arc::new(dev.clone());
+    let report = check_device(&dev, &mut |_, _| {}).expect("check runs");
+    assert_eq!(report.findings, vec![], "{when}");
+}
+
+/// H17, durability rule 3: what a checkpoint dropped is not used again before its superblock is durable. Here the
+/// power fails while the superblock is on its way, and another thread takes all the space that it can get.
+#[test]
+fn h17_nothing_is_reused_before_the_checkpoint_is_durable() {
+    let (w, pool) = pool_of(16);
+    // A node a leaf: two blocks in each of 100 leaves.
+    let v = volume(&pool, "v", 512 * 100);
+    for leaf in 0..100 {
+        write(&v, leaf * 512, 0x11).expect("writes");
+        write(&v, leaf * 512 + 7, 0x11).expect("writes");
+    }
+    pool.checkpoint().expect("checkpoints");
+    let filler = volume(&pool, "filler", 8192);
+    let full = fill(&filler, 0x30);
+    v.flush().expect("flushes");
+    pool.checkpoint().expect("checkpoints");
+    // Every leaf changes: the old nodes and a hundred blocks will be free.
+    for leaf in 0..100 {
+        v.discard((leaf * 512 + 7) * 4096, 4096).expect("discards");
+    }
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|s| {
+        let hold = w.dev.hold(Request::Write, SUPERBLOCKS);
+        let checkpoint = s.spawn(|| pool.checkpoint().expect("checkpoints"));
+        hold.caught();
+        let writer = intruder(s, &filler, full, &stop);
+        give_a_chance(&writer);
+        let cut = w.dev.after_cut(Survival::All, &mut || 0);
+        assert_clean(&cut, "after a cut before the superblock");
+        stop.store(true, Ordering::Relaxed);
+        drop(hold);
+        checkpoint.join().expect("it does not panic");
+    });
+    pool.checkpoint().expect("checkpoints");
+    assert_clean(&w.dev, "at the end");
+}
+
+/// H18, durability rule 3: what a checkpoint freed is not used again while a read that looked it up before is
+/// under way.
+#[test]
+fn h18_nothing_is_reused_under_a_read() {
+    let (w, pool) = pool_of(16);
+    let v = volume(&pool, "v", 256);
+    v.write_at(0, &[0x11; 256 * 4096], false).expect("writes");
+    pool.checkpoint().expect("checkpoints");
+    let filler = volume(&pool, "filler", 8192);
+    let full = fill(&filler, 0x30);
+    pool.checkpoint().expect("checkpoints");
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|s| {
+        let hold = w.dev.hold(Request::Read, EVERYTHING);
+        let reader = s.spawn(|| {
+            let mut buf = vec![0; 256 * 4096];
+            v.read_at(0, &mut buf).expect("reads");
+            buf
+        });
+        hold.caught();
+        let dropper = s.spawn(|| {
+            v.discard(0, 256 * 4096).expect("discards");
+            pool.checkpoint().expect("checkpoints");
+        });
+        give_a_chance(&dropper);
+        let writer = intruder(s, &filler, full, &stop);
+        give_a_chance(&writer);
+        stop.store(true, Ordering::Relaxed);
+        drop(hold);
+        let read = reader.join().expect("it does not panic");
+        assert!(
+            read.iter().all(|byte| *byte == 0x11),
+            "the read shows what was written elsewhere after it began"
+        );
+    });
+    pool.checkpoint().expect("checkpoints");
+    assert_clean(&w.dev, "at the end");
+}
+
+/// H20: a snapshot waits for the writes under way, so that none of them lands in it afterwards.
+#[test]
+fn h20_a_cut_waits_for_the_writes_under_way() {
+    let (w, pool) = pool_of(16);
+    let v = volume(&pool, "v", 256);
+    write(&v, 0, 0x11).expect("writes");
+    let look = || {
+        let mut buf = vec![0; 4096];
+        pool.open_snapshot("v", "s").expect("opens").read_at(0, &mut buf).expect("reads");
+        buf[0]
+    };
+    std::thread::scope(|s| {
+        // The head owns the block: this write goes in place.
+        let hold = w.dev.hold(Request::Write, EVERYTHING);
+        let writer = s.spawn(|| write(&v, 0, 0x22).expect("writes"));
+        hold.caught();
+        let cutter = s.spawn(|| {
+            let spec = SnapshotSpec { volume: "v".into(), name: "s".into(), consistency: Consistency::Crash };
+            pool.create_snapshots(&[spec], Labels::new()).expect("cuts");
+        });
+        let before = give_a_chance(&cutter).then(look);
+        drop(hold);
+        writer.join().expect("it does not panic");
+        cutter.join().expect("it does not panic");
+        assert!(before.is_none_or(|byte| byte == look()), "a write landed in the snapshot after its cut");
+    });
+    pool.checkpoint().expect("checkpoints");
+    assert_clean(&w.dev, "at the end");
+}
+
+/// H10: a flush is not answered by a sync that began before the flush arrived.
+#[test]
+fn h10_a_flush_waits_for_a_sync_of_its_own() {
+    let (w, pool) = pool_of(16);
+    let v = volume(&pool, "v", 256);
+    v.flush().expect("flushes");
+    std::thread::scope(|s| {
+        let hold = w.dev.hold(Request::Sync, EVERYTHING);
+        let early = s.spawn(|| v.flush().expect("flushes"));
+        hold.caught();
+        let late = s.spawn(|| {
+            write(&v, 0, 0x11).expect("writes");
+            v.flush().expect("flushes");
+        });
+        // Time to arrive while the sync runs.
+        give_a_chance(&late);
+        drop(hold);
+        early.join().expect("it does not panic");
+        late.join().expect("it does not panic");
+    });
+    drop((v, pool));
+    let mut w = w;
+    w.stop(harness::End::Power(Survival::Nothing), &mut harness::Rng(1));
+    w.open();
+    let mut buf = [0; 4096];
+    w.pool().open_volume("v").expect("opens").read_at(0, &mut buf).expect("reads");
+    assert_eq!(buf, [0x11; 4096], "what was flushed is gone");
+}
+
+/// H22: while a snapshot is being deleted in slices, its head drops a block in the part that was already walked:
+/// nobody else has it, so it is freed, once.
+#[test]
+fn h22_a_merge_knows_how_far_a_deletion_is() {
+    let mut w = World::of(16 << 20);
+    w.slice_leaves = 1;
+    w.open();
+    let pool = w.pool().clone();
+    let v = volume(&pool, "v", 512 * 8);
+    for leaf in 0..8 {
+        write(&v, leaf * 512, 0x11).expect("writes");
+        write(&v, leaf * 512 + 9, 0x11).expect("writes");
+    }
+    let spec = SnapshotSpec { volume: "v".into(), name: "s".into(), consistency: Consistency::Crash };
+    pool.create_snapshots(&[spec], Labels::new()).expect("cuts");
+    // Every leaf differs from the snapshot's, so that the deletion looks into all of them.
+    for leaf in 0..8 {
+        write(&v, leaf * 512 + 9, 0x22).expect("writes");
+    }
+    pool.checkpoint().expect("checkpoints");
+    pool.delete_snapshot("v", "s").expect("deletes");
+    for _ in 0..3 {
+        pool.checkpoint().expect("goes on with the deletion");
+    }
+    assert_eq!(pool.pending_deletions(), 1, "the deletion is under way");
+    for leaf in [0, 1, 7] {
+        write(&v, leaf * 512, 0x33).expect("writes");
+    }
+    pool.checkpoint().expect("checkpoints");
+    assert_eq!(pool.pending_deletions(), 1, "the deletion is under way");
+    pool.settle().expect("the deletion ends");
+    pool.checkpoint().expect("checkpoints");
+    assert_clean(&w.dev, "a block is leaked or freed twice");
+}
+
+/// Mappings that one flush writes: three blocks of the log.
+const RECORDS: u64 = 250;
+
+/// H13, H14: the first block of a flush is torn, the ones behind it are whole. The next owner writes over the first
+/// one; what follows stays dead.
+#[test]
+fn h14_whole_blocks_behind_a_torn_one_stay_dead() {
+    let (mut w, pool) = pool_of(16);
+    let v = volume(&pool, "v", 2048);
+    v.flush().expect("flushes");
+    // Records for several blocks of the log; every other block, so that none is merged with the next.
+    (0..RECORDS).for_each(|l| write(&v, l * 2, 0x11).expect("writes"));
+    // The flush syncs the data and writes the records; the power fails in its second sync.
+    w.dev.die_at(w.dev.steps() + 3);
+    v.flush().expect_err("the power fails");
+    drop((v, pool));
+    w.pool = None;
+    let mut asked = 0;
+    w.dev = w.dev.after_cut(Survival::Sectors, &mut || {
+        asked += 1;
+        // The first answer is for whole writes; the second is for the first sector, which is lost.
+        u64::from(asked == 2)
+    });
+    assert!(asked > 2 * 8, "the flush wrote {} sectors of log only", asked - 1);
+    w.boot += 1;
+    w.ring = store::log::ring::SharedBytes::new(store::pool::ring_bytes(harness::LOG_BYTES / 4096));
+    let first = |w: &World| {
+        let v = w.pool().open_volume("v").expect("opens");
+        let mut buf = vec![0xee; 2048 * 4096];
+        v.read_at(0, &mut buf).expect("reads");
+        let first = buf.iter().position(|byte| *byte != 0);
+        (v, first)
+    };
+    w.open();
+    let (v, found) = first(&w);
+    assert_eq!(found, None, "what was never flushed came back, from behind a torn block");
+    write(&v, 2047, 0x22).expect("writes");
+    v.flush().expect("flushes");
+    drop(v);
+    w.stop(harness::End::Power(Survival::All), &mut harness::Rng(1));
+    w.open();
+    let (_, found) = first(&w);
+    assert_eq!(found, Some(2047 * 4096), "an earlier owner's records were replayed behind the new one's");
+    assert_clean(&w.dev, "at the end");
+}
+
+/// H25: a reader that holds a deleted snapshot is refused; it never sees what its blocks are used for next.
+#[test]
+fn h25_a_deleted_snapshot_is_not_read() {
+    let (w, pool) = pool_of(16);
+    let v = volume(&pool, "v", 256);
+    v.write_at(0, &[0x11; 256 * 4096], false).expect("writes");
+    let spec = SnapshotSpec { volume: "v".into(), name: "s".into(), consistency: Consistency::Crash };
+    pool.create_snapshots(&[spec], Labels::new()).expect("cuts");
+    let reader = pool.open_snapshot("v", "s").expect("opens");
+    v.write_at(0, &[0x22; 256 * 4096], false).expect("writes");
+    pool.delete_snapshot("v", "s").expect("deletes");
+    pool.settle().expect("the deletion ends");
+    fill(&volume(&pool, "filler", 8192), 0x77);
+    let mut buf = vec![0; 256 * 4096];
+    let e = reader.read_at(0, &mut buf).expect_err("there is nothing left to read");
+    assert_eq!(e.kind(), store::ErrorKind::NotFound);
+    pool.checkpoint().expect("checkpoints");
+    assert_clean(&w.dev, "at the end");
+}
