@@ -2,8 +2,16 @@
 //!
 //! `cargo run --release -p fuse-view --example walk -- IMAGE [--content]`
 
-use fuse_view::{BlockRead, FileKind, FsView, fs, source::FileImage};
+use fuse_view::{
+    BlockRead, FileKind, FsView,
+    cache::{CacheBudget, CachedBlocks},
+    fs,
+    source::FileImage,
+};
 use std::{error::Error, path::Path, sync::Arc, time::Instant};
+
+/// What the metadata may take in memory.
+const CACHE_BYTES: u64 = 64 << 20;
 
 #[derive(Default)]
 struct Counts {
@@ -22,7 +30,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         _ => return Err("usage: walk IMAGE [--content]".into()),
     };
     let begin = Instant::now();
-    let dev: Arc<dyn BlockRead> = Arc::new(FileImage::open(Path::new(image))?);
+    let dev: Arc<dyn BlockRead> = Arc::new(CachedBlocks::new(
+        Arc::new(FileImage::open(Path::new(image))?),
+        &CacheBudget::new(CACHE_BYTES),
+    ));
     let fs = fs::open(dev)?;
     println!("{}, {}, {}", fs.format(), fs.label(), fs.replay());
     let Counts { directories, files, others, bytes, errors } = walk(&*fs, content);

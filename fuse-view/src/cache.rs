@@ -1,23 +1,38 @@
 //! A cache of blocks with one byte budget for all sources of a process.
 //!
-//! Invariants: a cached chunk never changes (its source does not); no lock is held over I/O (readers of one
-//! missing chunk wait for the first of them, readers of other chunks do not); reads of a chunk or more go
-//! straight to the source, so that the content of files does not push metadata out.
+//! What is cached is named by the identities of its blocks where its source knows them, so that what snapshots of one
+//! volume share is read once and held once; otherwise by the source and the place in it.
+//!
+//! Invariants: what is cached never changes (its source does not); no lock is held over I/O (readers of one missing
+//! chunk wait for the first of them, readers of other chunks do not); reads of a chunk or more go straight to the
+//! source, so that the content of files does not push metadata out.
 
-use crate::{BlockRead, Result};
+mod policy;
+
+use crate::{BlockRead, Piece, Result};
+use policy::Policy;
 use quick_cache::{Weighter, sync::Cache};
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    hash::{BuildHasher, RandomState},
+    ops::Range,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
-/// Bytes of a chunk, the unit of caching. Aligned to its own size.
+/// Bytes of a chunk, the usual unit of caching. Aligned to its own size.
 pub const CHUNK_BYTES: u64 = 64 * 1024;
+/// Bytes of a small unit, cached where reading chunks was seen not to pay. Also the unit of identities.
+const BLOCK_BYTES: u64 = 4096;
 /// Chunks read at once when misses follow each other.
 const READ_AHEAD_CHUNKS: u64 = 4;
+/// What one name of a chunk costs, and how much of the budget names may take: a part in so many.
+const NAME_BYTES: u64 = 96;
+const NAMES_PART: u64 = 16;
 
-/// `(source, index of the chunk)`
-type Key = (u64, u64);
+/// Names what is cached. Equal names of different content are as likely as equal random numbers of 128 bits.
+type Key = u128;
 
 #[derive(Clone)]
 struct ByBytes;
@@ -28,26 +43,71 @@ impl Weighter<Key, Arc<[u8]>> for ByBytes {
     }
 }
 
+struct Shared {
+    chunks: Cache<Key, Arc<[u8]>, ByBytes>,
+    /// `(source, unit) → key`, where finding the key out took look-ups of identities.
+    names: Cache<(u64, Unit), Key>,
+    /// Unpredictable, so that no image can be made to collide.
+    hashers: [RandomState; 2],
+    next_source: AtomicU64,
+}
+
 /// The memory that any number of [`CachedBlocks`] share. Clones share the budget.
 #[derive(Clone)]
-pub struct CacheBudget {
-    chunks: Arc<Cache<Key, Arc<[u8]>, ByBytes>>,
-    next_source: Arc<AtomicU64>,
-}
+pub struct CacheBudget(Arc<Shared>);
 
 impl CacheBudget {
     /// A budget of `bytes`.
     pub fn new(bytes: u64) -> Self {
-        let items = usize::try_from(bytes / CHUNK_BYTES).unwrap_or(usize::MAX).max(16);
-        Self {
-            chunks: Arc::new(Cache::with_weighter(items, bytes, ByBytes)),
-            next_source: Arc::new(AtomicU64::new(0)),
-        }
+        let names = bytes / NAMES_PART;
+        let bytes = bytes - names;
+        let count = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX).max(16);
+        Self(Arc::new(Shared {
+            chunks: Cache::with_weighter(count(bytes / CHUNK_BYTES), bytes, ByBytes),
+            names: Cache::new(count(names / NAME_BYTES)),
+            hashers: [RandomState::new(), RandomState::new()],
+            next_source: AtomicU64::new(0),
+        }))
     }
 
     /// Bytes cached now.
     pub fn used_bytes(&self) -> u64 {
-        self.chunks.weight()
+        self.0.chunks.weight()
+    }
+
+    /// Whether new chunks drive out old ones.
+    fn is_full(&self) -> bool {
+        self.0.chunks.weight() > self.0.chunks.capacity() / 4 * 3
+    }
+
+    fn key(&self, name: &impl std::hash::Hash) -> Key {
+        let [high, low] = &self.0.hashers;
+        Key::from(high.hash_one(name)) << 64 | Key::from(low.hash_one(name))
+    }
+}
+
+/// A unit of caching of one source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Unit {
+    Chunk(u64),
+    Block(u64),
+}
+
+impl Unit {
+    /// The key of a unit whose content has no name of its own.
+    fn name_in(self, source: u64) -> Key {
+        let (kind, number) = match self {
+            Self::Chunk(number) => (0, number),
+            Self::Block(number) => (1, number),
+        };
+        Key::from(source) << 64 | Key::from(number) << 1 | kind
+    }
+
+    fn range(self) -> Range<u64> {
+        match self {
+            Self::Chunk(index) => index * CHUNK_BYTES..(index + 1) * CHUNK_BYTES,
+            Self::Block(index) => index * BLOCK_BYTES..(index + 1) * BLOCK_BYTES,
+        }
     }
 }
 
@@ -58,17 +118,65 @@ pub struct CachedBlocks {
     source: u64,
     /// The chunk after the last one read, where a reader that goes forward misses next.
     expected_miss: AtomicU64,
+    policy: Policy,
 }
 
 impl CachedBlocks {
     /// Caches `inner` within `budget`.
     pub fn new(inner: Arc<dyn BlockRead>, budget: &CacheBudget) -> Self {
-        let source = budget.next_source.fetch_add(1, Ordering::Relaxed);
-        Self { inner, budget: budget.clone(), source, expected_miss: AtomicU64::new(u64::MAX) }
+        let source = budget.0.next_source.fetch_add(1, Ordering::Relaxed);
+        let expected_miss = AtomicU64::new(u64::MAX);
+        Self { inner, budget: budget.clone(), source, expected_miss, policy: Policy::default() }
     }
 
-    fn chunk(&self, index: u64) -> Result<Arc<[u8]>> {
-        self.budget.chunks.get_or_insert_with(&(self.source, index), || self.load(index))
+    /// The name of `unit`: that of its content where all its blocks have identities.
+    fn key(&self, unit: Unit) -> Key {
+        let shared = &self.budget.0;
+        if let Some(key) = shared.names.get(&(self.source, unit)) {
+            return key;
+        }
+        let range = unit.range();
+        let blocks = (range.start..range.end.min(self.inner.len())).step_by(4096);
+        let identities: Option<Vec<(u64, u64)>> = blocks.map(|at| self.inner.identity(at)).collect();
+        // A short unit at the end of a source is another unit than a long one of the same blocks.
+        let len = range.end.min(self.inner.len()).saturating_sub(range.start);
+        match identities {
+            Some(identities) => {
+                let key = self.budget.key(&(identities, len));
+                shared.names.insert((self.source, unit), key);
+                key
+            }
+            None => unit.name_in(self.source),
+        }
+    }
+
+    /// The cached unit that holds byte `at`, read if need be, and where it starts.
+    fn unit(&self, at: u64) -> Result<(Arc<[u8]>, u64)> {
+        let chunk = at / CHUNK_BYTES;
+        let key = self.key(Unit::Chunk(chunk));
+        let chunks = &self.budget.0.chunks;
+        if let Some(bytes) = chunks.get(&key) {
+            self.policy.note(false, false);
+            return Ok((bytes, chunk * CHUNK_BYTES));
+        }
+        if self.policy.wants_chunks() {
+            self.policy.note(true, self.budget.is_full());
+            let bytes = chunks.get_or_insert_with(&key, || self.load(chunk))?;
+            return Ok((bytes, chunk * CHUNK_BYTES));
+        }
+        self.policy.note(true, true);
+        let unit = Unit::Block(at / BLOCK_BYTES);
+        let bytes = chunks.get_or_insert_with(&self.key(unit), || {
+            let range = unit.range();
+            self.read(range.start, range.end)
+        })?;
+        Ok((bytes, unit.range().start))
+    }
+
+    fn read(&self, start: u64, end: u64) -> Result<Arc<[u8]>> {
+        let mut bytes = vec![0; index(end.min(self.inner.len()).saturating_sub(start))];
+        self.inner.read_at(start, &mut bytes)?;
+        Ok(bytes.into())
     }
 
     /// Reads chunk `index`, and the following ones too when the misses come in order.
@@ -77,41 +185,46 @@ impl CachedBlocks {
         let count = if in_order { READ_AHEAD_CHUNKS } else { 1 };
         self.expected_miss.store(index + count, Ordering::Relaxed);
         let start = index * CHUNK_BYTES;
-        let len = (count * CHUNK_BYTES).min(self.inner.len() - start);
-        let mut bytes = vec![0; usize::try_from(len).unwrap_or(usize::MAX)];
-        if let Err(error) = self.inner.read_at(start, &mut bytes) {
-            if count == 1 {
-                return Err(error);
+        let bytes = match self.read(start, start + count * CHUNK_BYTES) {
+            Ok(bytes) => bytes,
+            Err(error) if count == 1 => return Err(error),
+            Err(_) => {
+                // What lies ahead may be unreadable; nobody asked for it yet.
+                self.expected_miss.store(u64::MAX, Ordering::Relaxed);
+                return self.load(index);
             }
-            // What lies ahead may be unreadable; nobody asked for it yet.
-            self.expected_miss.store(u64::MAX, Ordering::Relaxed);
-            return self.load(index);
+        };
+        if count == 1 {
+            return Ok(bytes);
         }
         #[allow(clippy::cast_possible_truncation)] // 64 KiB
         let mut chunks = bytes.chunks(CHUNK_BYTES as usize);
         let first = chunks.next().unwrap_or_default().into();
         for (ahead, chunk) in (index + 1..).zip(chunks) {
-            self.budget.chunks.insert((self.source, ahead), chunk.into());
+            self.budget.0.chunks.insert(self.key(Unit::Chunk(ahead)), chunk.into());
         }
         Ok(first)
+    }
+
+    /// Whether a read goes past the cache.
+    fn bypasses(&self, offset: u64, len: usize) -> bool {
+        len as u64 >= CHUNK_BYTES || offset.saturating_add(len as u64) > self.inner.len()
     }
 }
 
 impl BlockRead for CachedBlocks {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
-        let end = offset.saturating_add(buf.len() as u64);
-        if buf.len() as u64 >= CHUNK_BYTES || end > self.inner.len() {
+        if self.bypasses(offset, buf.len()) {
             return self.inner.read_at(offset, buf);
         }
         let mut done = 0;
         while done < buf.len() {
             let at = offset + done as u64;
-            let chunk = self.chunk(at / CHUNK_BYTES)?;
-            // Below CHUNK_BYTES, and chunks end where the source does, which `end` respects.
-            #[allow(clippy::cast_possible_truncation)]
-            let from = (at % CHUNK_BYTES) as usize;
-            let count = (chunk.len() - from).min(buf.len() - done);
-            buf[done..done + count].copy_from_slice(&chunk[from..from + count]);
+            let (unit, start) = self.unit(at)?;
+            // Units end where the source does, which `bypasses` respects.
+            let from = index(at - start);
+            let count = (unit.len() - from).min(buf.len() - done);
+            buf[done..done + count].copy_from_slice(&unit[from..from + count]);
             done += count;
         }
         Ok(())
@@ -124,107 +237,25 @@ impl BlockRead for CachedBlocks {
     fn identity(&self, offset: u64) -> Option<(u64, u64)> {
         self.inner.identity(offset)
     }
+
+    fn piece(&self, offset: u64, len: usize) -> Result<Piece> {
+        if len > 0 && !self.bypasses(offset, len) {
+            let (unit, start) = self.unit(offset)?;
+            let from = index(offset - start);
+            if let Some(piece) = Piece::of(unit, from..from + len) {
+                return Ok(piece);
+            }
+        }
+        let mut bytes = vec![0; len];
+        self.read_at(offset, &mut bytes)?;
+        Ok(bytes.into())
+    }
+}
+
+/// A distance within memory.
+fn index(distance: u64) -> usize {
+    usize::try_from(distance).unwrap_or(usize::MAX)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::Error;
-
-    /// Bytes that count their reads; a range can be unreadable.
-    struct Counted {
-        bytes: Vec<u8>,
-        reads: AtomicU64,
-        bad: std::ops::Range<u64>,
-    }
-
-    impl BlockRead for Counted {
-        fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
-            self.reads.fetch_add(1, Ordering::Relaxed);
-            let end = offset.saturating_add(buf.len() as u64);
-            if offset < self.bad.end && end > self.bad.start {
-                return Err(Error::Corrupt("bad range".into()));
-            }
-            let start = usize::try_from(offset).unwrap();
-            let from = self.bytes.get(start..start.saturating_add(buf.len()));
-            buf.copy_from_slice(from.ok_or_else(|| Error::Corrupt("past the end".into()))?);
-            Ok(())
-        }
-        fn len(&self) -> u64 {
-            self.bytes.len() as u64
-        }
-    }
-
-    fn counted(len: usize, bad: std::ops::Range<u64>) -> Arc<Counted> {
-        let bytes = (0..len).map(|i| u8::try_from(i % 251).unwrap()).collect();
-        Arc::new(Counted { bytes, reads: AtomicU64::new(0), bad })
-    }
-
-    #[test]
-    fn small_reads_are_cached_and_exact() {
-        let source = counted(1_000_003, 0..0);
-        let cached = CachedBlocks::new(source.clone(), &CacheBudget::new(8 << 20));
-        for _ in 0..2 {
-            for offset in (0..999_900).step_by(9_973) {
-                let mut buf = [0; 100];
-                cached.read_at(offset, &mut buf).unwrap();
-                let start = usize::try_from(offset).unwrap();
-                assert_eq!(buf, source.bytes[start..start + 100], "at {offset}");
-            }
-        }
-        assert!(source.reads.load(Ordering::Relaxed) <= 16, "16 chunks, read ahead in fewer reads");
-        let mut last = [0; 3];
-        cached.read_at(1_000_000, &mut last).unwrap();
-        assert_eq!(last, source.bytes[1_000_000..]);
-        assert!(cached.read_at(1_000_001, &mut last).is_err());
-        assert!(cached.read_at(u64::MAX, &mut last).is_err());
-    }
-
-    #[test]
-    fn large_reads_bypass_the_cache_and_the_budget_holds() {
-        let source = counted(8 << 20, 0..0);
-        let budget = CacheBudget::new(1 << 20);
-        let cached = CachedBlocks::new(source.clone(), &budget);
-        let mut large = vec![0; 200_000];
-        cached.read_at(5, &mut large).unwrap();
-        assert_eq!(large, source.bytes[5..200_005]);
-        assert_eq!(budget.used_bytes(), 0);
-        let mut buf = [0; 8];
-        for offset in (0..8 << 20).step_by(4096) {
-            cached.read_at(offset, &mut buf).unwrap();
-            assert!(budget.used_bytes() <= 1 << 20);
-        }
-    }
-
-    #[test]
-    fn an_unreadable_range_ahead_does_not_hide_what_is_before_it() {
-        let source = counted(1 << 20, 200_000..200_001);
-        let cached = CachedBlocks::new(source, &CacheBudget::new(1 << 20));
-        let mut buf = [0; 16];
-        for offset in (0..190_000).step_by(1000) {
-            cached.read_at(offset, &mut buf).unwrap();
-        }
-        assert!(cached.read_at(199_990, &mut buf).is_err());
-    }
-
-    #[test]
-    fn readers_in_parallel_see_the_same_bytes() {
-        let source = counted(4 << 20, 0..0);
-        let cached = CachedBlocks::new(source.clone(), &CacheBudget::new(512 << 10));
-        std::thread::scope(|scope| {
-            for seed in 0..4_u64 {
-                let (cached, source) = (&cached, &source);
-                scope.spawn(move || {
-                    let mut at = seed;
-                    for _ in 0..500 {
-                        at = at.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1442695) % (4_000_000);
-                        let mut buf = [0; 333];
-                        cached.read_at(at, &mut buf).unwrap();
-                        let start = usize::try_from(at).unwrap();
-                        assert_eq!(buf, source.bytes[start..start + 333]);
-                    }
-                });
-            }
-        });
-    }
-}
+mod tests;

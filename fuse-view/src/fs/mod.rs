@@ -11,6 +11,7 @@ mod detect;
 
 pub use detect::{Format, detect};
 
+use crate::overlay::Scratch;
 use crate::{BlockRead, Error, FsView, Result};
 use std::sync::Arc;
 
@@ -20,8 +21,16 @@ use std::sync::Arc;
 /// [`Error::Unsupported`] names a format that is recognised but not read, or says that none was recognised;
 /// [`Error::Corrupt`] when the superblock contradicts itself.
 pub fn open(dev: Arc<dyn BlockRead>) -> Result<Arc<dyn FsView>> {
+    open_with(dev, Scratch::shared())
+}
+
+/// As [`open`], with what the replay of its log needs taken from `scratch`.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_with(dev: Arc<dyn BlockRead>, scratch: &Scratch) -> Result<Arc<dyn FsView>> {
     match detect(&*dev)? {
-        Some(Format::Ext) => Ok(Arc::new(ext4::Ext4::open(dev)?)),
+        Some(Format::Ext) => Ok(Arc::new(ext4::Ext4::open(dev, scratch)?)),
         Some(Format::Xfs) => Ok(Arc::new(xfs::Xfs::open(dev)?)),
         Some(other) => {
             Err(Error::Unsupported(format!("{other} is not read yet; ext2, ext3, ext4 and xfs are")))

@@ -3,8 +3,10 @@
 
 pub mod compare;
 pub mod populate;
+pub mod recorder;
 #[path = "../../../tests/skip.rs"]
 pub mod skip;
 pub mod support;
 pub mod sys;
 pub mod tree;
+pub mod workload;

@@ -1,10 +1,12 @@
 //! Images, mounts that go away by themselves, and a seeded source of chance.
 
+use fuse_view::cache::{CacheBudget, CachedBlocks};
 use fuse_view::{BlockRead, Error, Result};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A small generator with a visible seed (SplitMix64).
@@ -95,6 +97,11 @@ pub struct CountingImage {
 impl CountingImage {
     pub fn open(path: &Path) -> Self {
         Self { file: File::open(path).unwrap(), reads: AtomicU64::new(0), bytes: AtomicU64::new(0) }
+    }
+
+    /// This image behind a cache of its own, as the product reads it.
+    pub fn cached(self: &Arc<Self>) -> Arc<dyn BlockRead> {
+        Arc::new(CachedBlocks::new(self.clone(), &CacheBudget::new(32 << 20)))
     }
 
     /// Reads and bytes since the last call.

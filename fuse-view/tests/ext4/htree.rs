@@ -44,7 +44,7 @@ fn check(options: &str, count: usize, length: usize, levels: u32) {
         let (reads, bytes) = dev.take();
         assert!(reads <= 7 && bytes <= 7 * 4096, "{options}: {reads} reads, {bytes} bytes for no name");
     }
-    let fs = open(dev.clone()).unwrap();
+    let fs = open(dev.cached()).unwrap();
     let big = fs.lookup(fs.root(), b"big").unwrap();
     for i in 0..count {
         assert_eq!(

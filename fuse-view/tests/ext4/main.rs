@@ -3,6 +3,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod container;
+mod crash;
 mod damage;
 mod htree;
 mod oracle;

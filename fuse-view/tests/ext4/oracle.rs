@@ -29,7 +29,7 @@ fn check(options: &str) {
         }
     }
     let mount = Mount::new(&image, &at, "ro").unwrap();
-    let fs = open(Arc::new(CountingImage::open(&image))).unwrap();
+    let fs = open(Arc::new(CountingImage::open(&image)).cached()).unwrap();
     assert_eq!(fs.replay(), "clean");
     let seen = compare_trees(&*fs, &mount.0, Against::Mount);
     assert!(seen > 1700, "{options}: only {seen} files compared");
@@ -57,7 +57,7 @@ fn check_copied(options: &str) {
     }
     let options = format!("{options} -d {}", source.display());
     let Some(image) = mke2fs(dir.path(), 160, &options) else { return };
-    let fs = open(Arc::new(CountingImage::open(&image))).unwrap();
+    let fs = open(Arc::new(CountingImage::open(&image)).cached()).unwrap();
     let seen = compare_trees(&*fs, &source, Against::Source);
     assert!(seen > 1700, "{options}: only {seen} files compared");
 }
@@ -124,7 +124,7 @@ fn encrypted_files_are_told_as_such() {
     }
     std::os::unix::fs::symlink("target", secret.join("link")).unwrap();
     drop(mount);
-    let fs = open(Arc::new(CountingImage::open(&image))).unwrap();
+    let fs = open(Arc::new(CountingImage::open(&image)).cached()).unwrap();
     let dir = fs.lookup(fs.root(), b"secret").unwrap();
     let names = fs.readdir(dir, 0, 1000).unwrap();
     assert_eq!(names.len(), 201);
@@ -137,24 +137,4 @@ fn encrypted_files_are_told_as_such() {
         };
         assert!(matches!(answer, Err(fuse_view::Error::Unsupported(why)) if why.contains("encrypted")));
     }
-}
-
-/// A cut while it is mounted: the journal is dirty, and that is said.
-#[test]
-fn a_dirty_journal_is_told() {
-    if !sys::is_root() {
-        crate::common::skip::skip("a dirty journal needs a mount, which needs root");
-        return;
-    }
-    let dir = workdir();
-    let Some(image) = mke2fs(dir.path(), 32, "-t ext4") else { return };
-    let copy = dir.path().join("copy");
-    let mount = Mount::new(&image, &dir.path().join("mnt"), "rw").unwrap();
-    File::create(mount.0.join("new")).unwrap().sync_all().unwrap();
-    fs::copy(&image, &copy).unwrap();
-    drop(mount);
-    let fs = open(Arc::new(CountingImage::open(&copy))).unwrap();
-    assert!(fs.replay().starts_with("partial: the journal holds changes"), "{}", fs.replay());
-    fs.readdir(fs.root(), 0, 10).unwrap();
-    assert_eq!(open(Arc::new(CountingImage::open(&image))).unwrap().replay(), "clean");
 }

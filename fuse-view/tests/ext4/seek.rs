@@ -32,7 +32,7 @@ fn check(options: &str, far: u64) {
         (100 * 16384 + block, 101 * 16384, 101 * 16384 + block),
         (far, far, far + 7),
     ] {
-        let fs = open(dev.clone()).unwrap();
+        let fs = open(dev.cached()).unwrap();
         let ino = fs.lookup(fs.root(), b"sparse").unwrap();
         fs.attr(ino).unwrap();
         dev.take();

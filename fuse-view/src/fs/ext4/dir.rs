@@ -7,15 +7,13 @@
 //! Facts: the kernel's `Documentation/filesystems/ext4/directory.rst`.
 
 use super::Ext4;
-use super::cache::{Kind, Piece, READAHEAD_BYTES};
 use super::checksum::crc32c;
 use super::inline::INLINE_HEAD;
-use super::inode::{Inode, fit, flag, kind_of_entry};
+use super::inode::{Inode, flag, kind_of_entry};
 use super::mapping::{Place, Until};
 use super::superblock::{compat, incompat};
 use crate::fs::bytes::{le16, le32, u8_at};
-use crate::{DirEntry, Error, FileKind, Ino, Result};
-use std::ops::Range;
+use crate::{DirEntry, Error, FileKind, Ino, Piece, Result};
 
 const DAMAGED: u64 = 1 << 62;
 const ENTRY_HEAD: usize = 8;
@@ -111,18 +109,6 @@ fn record_len(stored: u16, block_size: usize) -> usize {
     }
 }
 
-/// A block of a directory inside a piece of the cache.
-pub(super) struct DirBlock {
-    piece: Piece,
-    range: Range<usize>,
-}
-
-impl DirBlock {
-    pub fn bytes(&self) -> &[u8] {
-        self.piece.get(self.range.clone()).unwrap_or_default()
-    }
-}
-
 /// A listing under way.
 struct Listing {
     out: Vec<DirEntry>,
@@ -215,43 +201,11 @@ impl Ext4 {
     }
 
     /// Block `block` of a directory with its checksum verified; None: a hole of that many blocks.
-    pub(super) fn dir_block(
-        &self,
-        dir: &Inode,
-        block: u64,
-        ahead: bool,
-    ) -> Result<std::result::Result<DirBlock, u64>> {
-        let size = self.sb.block_size();
-        let per_run = (READAHEAD_BYTES / size).max(1) as u64;
-        // Windows start at fixed blocks, so that listing goes on in the piece it left.
-        let window = if ahead { block - block % per_run } else { block };
-        let around = self.map(dir, window, Until::Contiguous).ok().filter(|run| window + run.len > block);
-        let (first, run) = match around {
-            Some(run) => (window, run),
-            None => (block, self.map(dir, block, Until::Contiguous)?),
-        };
-        let Place::Data(start) = run.place else { return Ok(Err(run.len - (block - first))) };
-        let at = start << self.sb.block_bits;
-        let blocks = if ahead { run.len.min(window + per_run - first) } else { 1 };
-        let kind = if blocks > 1 { Kind::DirRun } else { Kind::DirBlock };
-        let single = |block: u64| {
-            self.cache.get(Kind::DirBlock, at + ((block - first) << self.sb.block_bits), size, |_| Ok(()))
-        };
-        let found = match self.cache.get(
-            kind,
-            at,
-            fit(READAHEAD_BYTES.max(size), blocks << self.sb.block_bits),
-            |_| Ok(()),
-        ) {
-            Ok(piece) => {
-                let from = fit(usize::MAX, block - first) * size;
-                DirBlock { piece, range: from..from + size }
-            }
-            // Of a run that leaves the image, the block itself may be inside.
-            Err(_) if blocks > 1 => DirBlock { piece: single(block)?, range: 0..size },
-            Err(e) => return Err(e),
-        };
-        if self.sb.checksums() && !self.dir_checksum_holds(dir, found.bytes()) {
+    pub(super) fn dir_block(&self, dir: &Inode, block: u64) -> Result<std::result::Result<Piece, u64>> {
+        let run = self.map(dir, block, Until::Contiguous)?;
+        let Place::Data(start) = run.place else { return Ok(Err(run.len)) };
+        let found = self.block(start)?;
+        if self.sb.checksums() && !self.dir_checksum_holds(dir, &found) {
             return Err(Error::Corrupt(format!(
                 "ext4 directory {}, block {block}: its checksum is wrong",
                 dir.ino
@@ -302,8 +256,8 @@ impl Ext4 {
         let end = self.dir_blocks(dir);
         let mut block = from >> bits;
         while block < end && !listing.full() {
-            match self.dir_block(dir, block, true) {
-                Ok(Ok(found)) => listing.add(self, dir, found.bytes(), block << bits, from),
+            match self.dir_block(dir, block) {
+                Ok(Ok(found)) => listing.add(self, dir, &found, block << bits, from),
                 Ok(Err(hole)) => block = block.saturating_add(hole - 1),
                 Err(e @ Error::Io { .. }) => return Err(e),
                 Err(e) => listing.damaged(e.to_string()),
@@ -340,8 +294,8 @@ impl Ext4 {
         let mut damage = None;
         let mut block = 0;
         while block < end {
-            match self.dir_block(dir, block, true) {
-                Ok(Ok(found)) => match self.find_in_block(dir, found.bytes(), name) {
+            match self.dir_block(dir, block) {
+                Ok(Ok(found)) => match self.find_in_block(dir, &found, name) {
                     Ok(Some(ino)) => return Ok(Some(ino)),
                     Ok(None) => {}
                     Err(e) => damage = Some(e),

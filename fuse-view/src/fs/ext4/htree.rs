@@ -3,16 +3,16 @@
 //! Facts: "Hash Tree Directories" in the kernel's `Documentation/filesystems/ext4/directory.rst`.
 
 use super::Ext4;
-use super::dir::{DirBlock, tree_entries_at};
+use super::dir::tree_entries_at;
 use super::hash::{Algorithm, name_hash};
 use super::inode::Inode;
 use super::superblock::incompat;
 use crate::fs::bytes::{le16, le32, u8_at};
-use crate::{Error, Result};
+use crate::{Error, Piece, Result};
 
 /// A place in one node: its entries and the one that was taken.
 struct Frame {
-    node: DirBlock,
+    node: Piece,
     entries_at: usize,
     count: usize,
     at: usize,
@@ -22,8 +22,8 @@ struct Frame {
 type BadTree = String;
 
 impl Frame {
-    fn new(node: DirBlock, is_root: bool) -> std::result::Result<Self, BadTree> {
-        let bytes = node.bytes();
+    fn new(node: Piece, is_root: bool) -> std::result::Result<Self, BadTree> {
+        let bytes = &node[..];
         let entries_at =
             tree_entries_at(bytes).filter(|&at| is_root == (at == 32)).ok_or("no node of the hash tree")?;
         let (limit, count) = (usize::from(le16(bytes, entries_at)), usize::from(le16(bytes, entries_at + 2)));
@@ -35,12 +35,12 @@ impl Frame {
 
     /// Hash from which entry `i` counts; the first has none, it counts from the start.
     fn hash(&self, i: usize) -> u32 {
-        if i == 0 { 0 } else { le32(self.node.bytes(), self.entries_at + 8 * i) }
+        if i == 0 { 0 } else { le32(&self.node, self.entries_at + 8 * i) }
     }
 
     /// Directory block below the entry taken.
     fn child(&self) -> u64 {
-        u64::from(le32(self.node.bytes(), self.entries_at + 8 * self.at + 4) & 0x0FFF_FFFF)
+        u64::from(le32(&self.node, self.entries_at + 8 * self.at + 4) & 0x0FFF_FFFF)
     }
 
     /// Takes the last entry whose hash is not above `hash`.
@@ -62,10 +62,10 @@ impl Ext4 {
         name: &[u8],
     ) -> std::result::Result<Result<Option<u32>>, BadTree> {
         let root = self.tree_node(dir, 0)?;
-        let (version, levels) = (u8_at(root.bytes(), 28), u8_at(root.bytes(), 30));
+        let (version, levels) = (u8_at(&root, 28), u8_at(&root, 30));
         let algorithm = Algorithm::of(version, self.sb.hash_unsigned).ok_or("an unknown hash")?;
         let most = if self.sb.has(incompat::LARGE_DIR) { 2 } else { 1 };
-        if levels > most || u8_at(root.bytes(), 31) & 1 != 0 {
+        if levels > most || u8_at(&root, 31) & 1 != 0 {
             return Err("a hash tree that is too deep, or of a newer kind".into());
         }
         let hash = name_hash(algorithm, &self.sb.hash_seed, name);
@@ -90,17 +90,17 @@ impl Ext4 {
         if block == 0 || block >= self.dir_blocks(dir) {
             return Err(Error::Corrupt(format!("ext4 directory {}: a leaf outside of it", dir.ino)));
         }
-        match self.dir_block(dir, block, false)? {
-            Ok(found) => self.find_in_block(dir, found.bytes(), name),
+        match self.dir_block(dir, block)? {
+            Ok(found) => self.find_in_block(dir, &found, name),
             Err(_) => Err(Error::Corrupt(format!("ext4 directory {}: a leaf in a hole", dir.ino))),
         }
     }
 
-    fn tree_node(&self, dir: &Inode, block: u64) -> std::result::Result<DirBlock, BadTree> {
+    fn tree_node(&self, dir: &Inode, block: u64) -> std::result::Result<Piece, BadTree> {
         if block >= self.dir_blocks(dir) {
             return Err("a node of the hash tree outside of the directory".into());
         }
-        match self.dir_block(dir, block, false) {
+        match self.dir_block(dir, block) {
             Ok(Ok(found)) => Ok(found),
             Ok(Err(_)) => Err("a node of the hash tree in a hole".into()),
             Err(e) => Err(e.to_string()),

@@ -3,12 +3,10 @@
 //! Facts: the kernel's `Documentation/filesystems/ext4/inodes.rst` and `group_descr.rst`.
 
 use super::Ext4;
-use super::cache::{Kind, Piece, READAHEAD_BYTES};
 use super::checksum::{crc16, crc32c, crc32c_without};
 use super::superblock::{incompat, ro_compat};
 use crate::fs::bytes::{le16, le32};
-use crate::{Attr, Error, FileKind, Result, Timestamp};
-use parking_lot::Mutex;
+use crate::{Attr, Error, FileKind, Piece, Result, Timestamp};
 
 /// Inode of the root directory.
 pub(super) const ROOT_INO: u32 = 2;
@@ -36,15 +34,13 @@ pub(super) struct Inode {
     pub xattr_block: u64,
     /// Seed of the checksums of what belongs to this inode.
     pub seed: u32,
-    table: Piece,
-    at: usize,
-    len: usize,
+    raw: Piece,
 }
 
 impl Inode {
     /// The inode as it is on disk.
     pub fn raw(&self) -> &[u8] {
-        &self.table[self.at..self.at + self.len]
+        &self.raw
     }
 
     /// `i_block`: 60 bytes of block pointers, an extent root, a short target or inline data.
@@ -59,7 +55,7 @@ impl Inode {
 
     /// Bytes in use after the first 128.
     pub fn extra_size(&self) -> usize {
-        if self.len > 128 { usize::from(le16(self.raw(), 0x80)) } else { 0 }
+        if self.raw.len() > 128 { usize::from(le16(self.raw(), 0x80)) } else { 0 }
     }
 
     /// Where attributes inside the inode begin; None: there is no room for them.
@@ -93,51 +89,6 @@ impl Inode {
     }
 }
 
-/// Decides how much of an inode table is read at once: much, unless that was seen to be thrown away unused.
-///
-/// A listing of a huge directory meets inodes in the order of name hashes. Once the cache is full, reading 64 KiB for
-/// each of them would move sixteen times the table and more.
-#[derive(Default)]
-pub(super) struct TableReadahead(Mutex<Window>);
-
-#[derive(Default)]
-struct Window {
-    reads: u32,
-    misses: u32,
-    /// Reads left for which single blocks are fetched.
-    single: u32,
-    /// How often in a row readahead did not pay.
-    failures: u32,
-}
-
-const WINDOW_READS: u32 = 1024;
-
-impl TableReadahead {
-    fn wanted(&self) -> bool {
-        self.0.lock().single == 0
-    }
-
-    fn note(&self, miss: bool, full: bool) {
-        let mut w = self.0.lock();
-        if w.single > 0 {
-            w.single -= 1;
-            return;
-        }
-        w.reads += 1;
-        w.misses += u32::from(miss);
-        if w.reads < WINDOW_READS {
-            return;
-        }
-        if full && w.misses > w.reads / 8 {
-            w.failures = (w.failures + 1).min(8);
-            w.single = (WINDOW_READS * 8) << w.failures;
-        } else {
-            w.failures = 0;
-        }
-        (w.reads, w.misses) = (0, 0);
-    }
-}
-
 impl Ext4 {
     /// Reads an inode that a directory or the superblock names.
     pub(super) fn inode(&self, ino: u32) -> Result<Inode> {
@@ -147,45 +98,23 @@ impl Ext4 {
         }
         let index = ino - 1;
         let table_start = self.inode_table(u64::from(index / sb.inodes_per_group))?;
-        let (table, at) = self.table_piece(table_start, u64::from(index % sb.inodes_per_group))?;
-        self.parse_inode(ino, table, at)
+        let byte = u64::from(index % sb.inodes_per_group) * sb.inode_size as u64;
+        let raw = self.dev.piece((table_start << sb.block_bits) + byte, sb.inode_size)?;
+        self.parse_inode(ino, raw, true)
     }
 
-    /// The piece of an inode table that holds its `index`th inode, and where in the piece.
-    fn table_piece(&self, table_start: u64, index: u64) -> Result<(Piece, usize)> {
+    /// Believes `inode_size` bytes that stand for inode `ino`, with `summed` only if their checksum is right.
+    pub(super) fn parse_inode(&self, ino: u32, piece: Piece, summed: bool) -> Result<Inode> {
         let sb = &self.sb;
-        let base = table_start << sb.block_bits;
-        let byte = index * sb.inode_size as u64;
-        let table_len =
-            (u64::from(sb.inodes_per_group) * sb.inode_size as u64).next_multiple_of(1 << sb.block_bits);
-        let run_at = byte - byte % READAHEAD_BYTES as u64;
-        let run_len = fit(READAHEAD_BYTES, table_len - run_at);
-        if let Some(run) = self.cache.peek(Kind::InodeRun, base + run_at, run_len) {
-            self.readahead.note(false, false);
-            return Ok((run, offset_in(byte, run_at)));
-        }
-        if self.readahead.wanted() {
-            self.readahead.note(true, self.cache.is_full());
-            // A table cut short by the end of the image may still hold the one block that is wanted.
-            if let Ok(run) = self.cache.get(Kind::InodeRun, base + run_at, run_len, |_| Ok(())) {
-                return Ok((run, offset_in(byte, run_at)));
-            }
-        } else {
-            self.readahead.note(true, true);
-        }
-        let block_at = byte - byte % sb.block_size() as u64;
-        let block = self.cache.get(Kind::InodeBlock, base + block_at, sb.block_size(), |_| Ok(()))?;
-        Ok((block, offset_in(byte, block_at)))
-    }
-
-    fn parse_inode(&self, ino: u32, table: Piece, at: usize) -> Result<Inode> {
-        let sb = &self.sb;
-        let len = sb.inode_size;
+        let raw = &piece[..];
+        let len = raw.len();
         let bad = |what: &str| Err(Error::Corrupt(format!("ext4 inode {ino}: {what}")));
-        let Some(raw) = table.get(at..at + len) else { return bad("it lies outside of its table") };
+        if len < 128 {
+            return bad("it lies outside of its table");
+        }
         let mut seed = crc32c(sb.csum_seed, &ino.to_le_bytes());
         seed = crc32c(seed, &raw[0x64..0x68]);
-        if sb.checksums() && !inode_checksum_holds(raw, seed) {
+        if summed && sb.checksums() && !inode_checksum_holds(raw, seed) {
             return bad("its checksum is wrong");
         }
         let links = u32::from(le16(raw, 0x1A));
@@ -207,7 +136,7 @@ impl Ext4 {
         let acl_high = if sb.has(incompat::SIXTY_FOUR_BIT) { u64::from(le16(raw, 0x76)) << 32 } else { 0 };
         let xattr_block = u64::from(le32(raw, 0x68)) | acl_high;
         let flags = le32(raw, 0x20);
-        Ok(Inode { ino, kind, size, flags, links, xattr_block, seed, table, at, len })
+        Ok(Inode { ino, kind, size, flags, links, xattr_block, seed, raw: piece })
     }
 
     /// `i_blocks` in units of 512 bytes.
@@ -256,9 +185,9 @@ impl Ext4 {
                 "ext4 group {group}: its descriptor is outside of the file system"
             )));
         }
-        let piece = self.cache.get(Kind::Block, block << sb.block_bits, sb.block_size(), |_| Ok(()))?;
-        let at = fit(usize::MAX, group % per_block) * sb.desc_size;
-        let desc = piece.get(at..at + sb.desc_size).unwrap_or_default();
+        let at = (block << sb.block_bits) + group % per_block * sb.desc_size as u64;
+        let piece = self.dev.piece(at, sb.desc_size)?;
+        let desc = &piece[..];
         if !self.descriptor_checksum_holds(group, desc) {
             return Err(Error::Corrupt(format!(
                 "ext4 group {group}: the checksum of its descriptor is wrong"
@@ -359,8 +288,4 @@ pub(super) fn kind_of_entry(file_type: u8) -> Option<FileKind> {
 /// The smaller of a length in memory and one on disk.
 pub(super) fn fit(limit: usize, on_disk: u64) -> usize {
     usize::try_from(on_disk).unwrap_or(usize::MAX).min(limit)
-}
-
-fn offset_in(byte: u64, start: u64) -> usize {
-    fit(usize::MAX, byte - start)
 }

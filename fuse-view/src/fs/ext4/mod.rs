@@ -1,15 +1,14 @@
 //! ext2, ext3 and ext4, read only.
 //!
-//! What is on the image is served as it is: a journal that holds changes is told by [`FsView::replay`], and replayed,
-//! where it is, below this reader by whoever gives it a [`BlockRead`]. The only state is the cache of metadata; it
-//! never holds what was not read from the image, so the reader may be shared between threads freely.
+//! A journal that holds changes is replayed into an overlay when the file system is opened, and the reader shows what
+//! the kernel's mount would; what cannot be replayed is told by [`FsView::replay`]. After that the reader has no state:
+//! it may be shared between threads freely, and what it reads twice is the business of the source's cache.
 //!
 //! With `metadata_csum` every checksum is verified; a wrong one is an error of that object alone.
 
 #![forbid(unsafe_code)]
 
 mod acl;
-mod cache;
 mod checksum;
 mod dir;
 mod extent;
@@ -23,9 +22,9 @@ mod pointers;
 mod superblock;
 mod xattr;
 
-use crate::{Attr, BlockRead, DirEntry, Error, FileKind, FsView, Ino, Result, StatFs};
-use cache::Cache;
-use inode::{Inode, ROOT_INO, TableReadahead, flag};
+use crate::overlay::Scratch;
+use crate::{Attr, BlockRead, DirEntry, Error, FileKind, FsView, Ino, Piece, Result, StatFs};
+use inode::{Inode, ROOT_INO, flag};
 use std::ops::Range;
 use std::sync::Arc;
 use superblock::{Superblock, incompat};
@@ -37,24 +36,41 @@ const PATH_MAX: u64 = 4096;
 pub struct Ext4 {
     dev: Arc<dyn BlockRead>,
     sb: Superblock,
-    cache: Cache,
-    readahead: TableReadahead,
     replay: String,
 }
 
 impl Ext4 {
-    /// Opens the file system on `dev`: reads the superblock, the root inode and the head of the journal.
+    /// Opens the file system on `dev`: reads the superblock, replays the journal into an overlay, reads the root inode.
     ///
     /// # Errors
     /// [`Error::Unsupported`] names features that are not read; [`Error::Corrupt`] where the superblock or the root
     /// directory is damaged.
-    pub fn open(dev: Arc<dyn BlockRead>) -> Result<Self> {
-        let sb = Superblock::read(&*dev)?;
-        let cache = Cache::new(dev.clone());
-        let mut fs = Self { dev, sb, cache, readahead: TableReadahead::default(), replay: String::new() };
+    pub fn open(dev: Arc<dyn BlockRead>, scratch: &Scratch) -> Result<Self> {
+        let mut fs = Self::unreplayed(dev)?;
+        let recovered = journal::recover(&fs, scratch)?;
+        let mut state = recovered.state;
+        if let Some(overlay) = recovered.overlay {
+            // All is read anew: the superblock may have been in the journal.
+            match Self::unreplayed(Arc::new(overlay)) {
+                Ok(replayed) => fs = replayed,
+                Err(e @ Error::Io { .. }) => return Err(e),
+                Err(e) => state = format!("partial: what the journal holds cannot be used ({e})"),
+            }
+        }
+        fs.replay = state;
         fs.dir_inode(ROOT_INO)?;
-        fs.replay = fs.journal_state();
         Ok(fs)
+    }
+
+    /// The file system as it is on `dev`, without its journal.
+    fn unreplayed(dev: Arc<dyn BlockRead>) -> Result<Self> {
+        let sb = Superblock::read(&*dev)?;
+        Ok(Self { dev, sb, replay: "clean".into() })
+    }
+
+    /// One block of metadata; that it lies in the file system is checked before.
+    fn block(&self, block: u64) -> Result<Piece> {
+        self.dev.piece(block << self.sb.block_bits, self.sb.block_size())
     }
 
     /// An inode that a name may lead to: the root or one that is not reserved.

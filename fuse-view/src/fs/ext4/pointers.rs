@@ -1,7 +1,6 @@
 //! Block pointers of ext2 and ext3: twelve direct ones, then one, two and three levels of blocks of pointers.
 
 use super::Ext4;
-use super::cache::Kind;
 use super::inode::{Inode, fit};
 use super::mapping::{Place, Run, Until};
 use crate::fs::bytes::le32;
@@ -46,8 +45,7 @@ impl Ext4 {
                     inode.ino
                 )));
             }
-            let at = u64::from(pointer) << self.sb.block_bits;
-            let piece = self.cache.get(Kind::Block, at, self.sb.block_size(), |_| Ok(()))?;
+            let piece = self.block(u64::from(pointer))?;
             let slot = index >> below & ((1 << per_block_bits) - 1);
             if level == 0 {
                 return Ok(run_of_pointers(&piece, slot, until));

@@ -4,12 +4,11 @@
 
 use super::Ext4;
 use super::acl::acl_to_kernel;
-use super::cache::{Kind, Piece};
 use super::checksum::{crc32c, crc32c_without};
 use super::inode::{Inode, fit, flag};
 use super::superblock::incompat;
 use crate::fs::bytes::{le16, le32, u8_at};
-use crate::{Error, FileKind, Result};
+use crate::{Error, FileKind, Piece, Result};
 use std::ops::Range;
 
 const MAGIC: u32 = 0xEA02_0000;
@@ -127,8 +126,7 @@ impl Ext4 {
         if !sb.holds(inode.xattr_block, 1) {
             return Err(bad(inode, "the block of attributes is outside of the file system"));
         }
-        let piece =
-            self.cache.get(Kind::Block, inode.xattr_block << sb.block_bits, sb.block_size(), |_| Ok(()))?;
+        let piece = self.block(inode.xattr_block)?;
         if le32(&piece, 0) != MAGIC || le32(&piece, 8) != 1 {
             return Err(bad(inode, "the block of attributes has no header"));
         }

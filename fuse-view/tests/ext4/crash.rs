@@ -1,0 +1,181 @@
+//! Power cuts: of every state that a workload could leave on the disk, the reader shows what the kernel shows after
+//! its own replay.
+//!
+//! `make test` takes a few cuts of every case; `COWSLIP_REPLAY_CUTS=2000` asks for so many in all, with new seeds for
+//! every round, from `COWSLIP_REPLAY_SEED` on. `COWSLIP_REPLAY_CASE` names the only case to run.
+
+use crate::common::recorder::Recorder;
+use crate::common::support::{Chance, MemoryImage, Mount, mke2fs, run, workdir};
+use crate::common::tree::{Mask, Record, Tree, differences, of_mount, of_view};
+use crate::common::workload::{Options, Workload};
+use crate::common::{skip, sys};
+use fuse_view::fs::open;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+/// A kind of file system.
+struct Case {
+    name: &'static str,
+    mkfs: &'static str,
+    mount: &'static str,
+    mib: u64,
+    operations: u64,
+}
+
+const CASES: &[Case] = &[
+    Case { name: "default", mkfs: "-t ext4 -J size=4", mount: "", mib: 32, operations: 260 },
+    Case { name: "1k", mkfs: "-t ext4 -b 1024 -J size=1", mount: "", mib: 16, operations: 260 },
+    Case { name: "data", mkfs: "-t ext4 -b 1024 -J size=2", mount: "data=journal", mib: 16, operations: 200 },
+    Case {
+        name: "nosums",
+        mkfs: "-t ext4 -b 1024 -O ^metadata_csum,^64bit -J size=1",
+        mount: "",
+        mib: 16,
+        operations: 260,
+    },
+    Case {
+        name: "v1sums",
+        mkfs: "-t ext4 -b 1024 -O ^metadata_csum,uninit_bg -J size=1",
+        mount: "journal_checksum",
+        mib: 16,
+        operations: 200,
+    },
+    Case {
+        name: "async",
+        mkfs: "-t ext4 -b 1024 -J size=1",
+        mount: "journal_async_commit,data=writeback",
+        mib: 16,
+        operations: 200,
+    },
+    Case {
+        name: "bigalloc",
+        mkfs: "-t ext4 -O bigalloc -C 16384 -J size=4",
+        mount: "",
+        mib: 48,
+        operations: 200,
+    },
+    Case {
+        name: "inline",
+        mkfs: "-t ext4 -O inline_data,ea_inode,orphan_file -I 512 -b 2048 -J size=2",
+        mount: "",
+        mib: 24,
+        operations: 240,
+    },
+    Case { name: "ext3", mkfs: "-t ext3 -b 1024 -J size=1", mount: "", mib: 16, operations: 260 },
+];
+
+/// What was seen.
+#[derive(Debug, Default)]
+struct Seen {
+    cuts: usize,
+    replayed: usize,
+    refused: usize,
+}
+
+/// Environment variable as a number.
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().and_then(|n| n.parse().ok())
+}
+
+/// Runs `case` with `seed` and compares at about `cuts` of its states.
+fn check(case: &Case, seed: u64, cuts: usize, seen: &mut Seen) {
+    let dir = workdir();
+    let options = format!("{} -E lazy_itable_init=0,lazy_journal_init=0 -N 2000", case.mkfs);
+    let Some(image) = mke2fs(dir.path(), case.mib, &options) else { return };
+    let bytes = std::fs::read(&image).unwrap();
+    let mount = format!("rw,noatime,commit=600,{}", case.mount);
+    let recorder = Recorder::mount(&bytes, dir.path(), mount.trim_end_matches(',')).unwrap();
+    let mut workload = Workload::new(recorder.root(), seed, Options::default());
+    workload.run(case.operations);
+    let mut states = recorder.cuts();
+    drop(workload);
+    drop(recorder);
+
+    let mut chance = Chance(seed ^ 0xC07);
+    let mut points: Vec<(usize, bool)> = Vec::new();
+    let flushes = states.flushes();
+    let step = (flushes.len() * 2 / cuts.max(1)).max(1);
+    // The first flushes are those of the mount itself.
+    let offset = usize::try_from(chance.below(step as u64)).unwrap();
+    points.extend(flushes.iter().skip(offset).step_by(step).map(|&at| (at, false)));
+    for _ in 0..cuts.saturating_sub(points.len()) {
+        points.push((usize::try_from(chance.below(states.len() as u64)).unwrap(), true));
+    }
+    points.sort_unstable();
+    for (at, torn) in points {
+        let what = format!("case {}, seed {seed}, event {at} of {}, torn {torn}", case.name, states.len());
+        let disk = if torn { states.torn(at, &mut chance) } else { states.state(at).to_vec() };
+        compare(&what, disk, dir.path(), seen);
+    }
+}
+
+/// One state, by the reader and by the kernel.
+fn compare(what: &str, disk: Vec<u8>, dir: &Path, seen: &mut Seen) {
+    let copy = dir.join("cut");
+    std::fs::write(&copy, &disk).unwrap();
+    let fs = open(Arc::new(MemoryImage(disk)));
+    let before = SystemTime::now();
+    let mount = Mount::new(&copy, &dir.join("cut-mnt"), "rw,noatime");
+    seen.cuts += 1;
+    let mount = match mount {
+        Ok(mount) => mount,
+        Err(e) => {
+            // No reference: then nothing is claimed.
+            seen.refused += 1;
+            let told = fs.map_or_else(|e| e.to_string(), |fs| fs.replay());
+            let log = run("dmesg", &[]).unwrap_or_default();
+            let log: Vec<&str> = log.lines().rev().take(6).collect();
+            println!("{what}: the kernel refuses ({}), {log:?}; ours: {told}", e.trim());
+            assert!(!matches!(&told[..], "clean" | "replayed"), "{what}: {told}");
+            return;
+        }
+    };
+    let fs = fs.unwrap_or_else(|e| panic!("{what}: {e}"));
+    seen.replayed += usize::from(fs.replay() == "replayed");
+    let (ours, theirs) = (of_view(&*fs), of_mount(&mount.0));
+    let found = differences(&ours, &theirs, |_, theirs| mask(theirs, before));
+    if !found.is_empty() {
+        let kept = std::env::temp_dir().join("cowslip-cut.img");
+        drop(mount);
+        let _ = std::env::var("COWSLIP_REPLAY_KEEP").map(|_| std::fs::copy(&copy, kept));
+        panic!("{what}, {}:\n{}", fs.replay(), found.join("\n"));
+    }
+    assert!(matches!(&fs.replay()[..], "clean" | "replayed"), "{what}: {}", fs.replay());
+    assert!(theirs_is_whole(&theirs), "{what}: the kernel's own tree has errors");
+}
+
+fn theirs_is_whole(theirs: &Tree) -> bool {
+    theirs.values().all(|record| record.error.is_none())
+}
+
+/// What recovery touches carries the time of recovery.
+fn mask(theirs: &Record, before: SystemTime) -> Mask {
+    let since = before.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+    let touched = theirs.ctime.seconds >= i64::try_from(since).unwrap();
+    Mask { mtime: touched, ctime: touched, ..Mask::default() }
+}
+
+/// Every case; few cuts of each unless more are asked for.
+#[test]
+fn cuts_are_what_the_kernel_shows() {
+    if !sys::is_root() {
+        skip::skip("a workload needs a mount, which needs root");
+        return;
+    }
+    let wanted = number("COWSLIP_REPLAY_CUTS").map(|n| usize::try_from(n).unwrap());
+    let only = std::env::var("COWSLIP_REPLAY_CASE").ok();
+    let mut seen = Seen::default();
+    let mut seed = number("COWSLIP_REPLAY_SEED").unwrap_or(1);
+    loop {
+        for case in CASES.iter().filter(|case| only.as_deref().is_none_or(|name| name == case.name)) {
+            check(case, seed, if wanted.is_some() { 40 } else { 4 }, &mut seen);
+        }
+        println!("up to seed {seed}: {seen:?}");
+        seed += 1;
+        if wanted.is_none_or(|wanted| seen.cuts >= wanted) {
+            break;
+        }
+    }
+    assert!(seen.replayed * 2 > seen.cuts, "few of the cuts had anything to replay: {seen:?}");
+}
