@@ -10,10 +10,10 @@
 
 mod scratch;
 
+pub(crate) use scratch::Arena;
 pub use scratch::Scratch;
 
 use crate::{BlockRead, Error, Piece, Result};
-use scratch::Arena;
 use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
 /// The unit of [`BlockRead::identity`].

@@ -11,6 +11,8 @@ pub enum Format {
     Ext,
     /// XFS.
     Xfs,
+    /// btrfs.
+    Btrfs,
     /// Recognised by this name, not read.
     Other(&'static str),
 }
@@ -20,6 +22,7 @@ impl fmt::Display for Format {
         f.write_str(match self {
             Self::Ext => "ext4",
             Self::Xfs => "xfs",
+            Self::Btrfs => "btrfs",
             Self::Other(name) => name,
         })
     }
@@ -41,7 +44,6 @@ const BEFORE_EXT: &[Magic] = &[
 
 /// Formats whose signature can outlive a later mke2fs.
 const AFTER_EXT: &[Magic] = &[
-    (0x1_0040, b"_BHRfS_M", "btrfs"),
     (1024, b"\x10\x20\xf5\xf2", "f2fs"),
     (1024, b"\xe2\xe1\xf5\xe0", "erofs"),
     (32769, b"CD001", "iso9660"),
@@ -71,6 +73,9 @@ pub fn detect(dev: &dyn BlockRead) -> Result<Option<Format>> {
     }
     if is_ext(dev)? {
         return Ok(Some(Format::Ext));
+    }
+    if has(dev, 0x1_0040, b"_BHRfS_M")? {
+        return Ok(Some(Format::Btrfs));
     }
     for &(at, magic, name) in AFTER_EXT {
         if has(dev, at, magic)? {

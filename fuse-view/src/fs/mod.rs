@@ -3,6 +3,7 @@
 //! Readers are pure: no unsafe code, no I/O but [`BlockRead`], and every count, size and depth that comes from the
 //! image is checked before it is believed.
 
+pub mod btrfs;
 pub mod ext4;
 pub mod xfs;
 
@@ -32,8 +33,9 @@ pub fn open_with(dev: Arc<dyn BlockRead>, scratch: &Scratch) -> Result<Arc<dyn F
     match detect(&*dev)? {
         Some(Format::Ext) => Ok(Arc::new(ext4::Ext4::open(dev, scratch)?)),
         Some(Format::Xfs) => Ok(Arc::new(xfs::Xfs::open(dev)?)),
+        Some(Format::Btrfs) => Ok(Arc::new(btrfs::Btrfs::open(dev)?)),
         Some(other) => {
-            Err(Error::Unsupported(format!("{other} is not read yet; ext2, ext3, ext4 and xfs are")))
+            Err(Error::Unsupported(format!("{other} is not read yet; ext2, ext3, ext4, xfs and btrfs are")))
         }
         None => Err(Error::Unsupported("no file system recognised".into())),
     }

@@ -129,7 +129,7 @@ enum Slab {
 }
 
 /// Bytes by position, each written when it was appended, of one overlay.
-pub(super) struct Arena {
+pub(crate) struct Arena {
     scratch: Arc<Inner>,
     slabs: Vec<Slab>,
     len: u64,

@@ -1,0 +1,7 @@
+//! The btrfs reader against the kernel, against cuts of a mounted file system, and against damage.
+
+#[path = "../common/mod.rs"]
+mod common;
+mod image;
+mod oracle;
+mod subvolumes;
