@@ -10,7 +10,8 @@ DESTDIR ?=
 # Cargo's own answer: it knows CARGO_TARGET_DIR and every configuration file.
 TARGET_DIR = $(shell $(CARGO) metadata --no-deps --format-version 1 | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')
 
-SCRIPTS := setup/run setup/install .ci/run $(wildcard demo/*) tests/kernel/build tests/kernel/lib.sh
+SCRIPTS := setup/run setup/install .ci/run $(wildcard demo/*) tests/kernel/build tests/kernel/lib.sh \
+	tests/kubernetes/build tests/kubernetes/cluster tests/kubernetes/roles tests/kubernetes/image
 
 .PHONY: help
 help: ## This list
