@@ -208,7 +208,7 @@ impl Checker<'_> {
                 return;
             }
             self.report.nodes_checked += 1;
-            if let Err(e) = self.cache.load(p, crc) {
+            if let Err(e) = self.cache.load_now(p, crc) {
                 return self.report.note(place, format!("blocks {base} and following: {e}"));
             }
             if level > 0 {
@@ -238,7 +238,7 @@ impl Checker<'_> {
         birth: u64,
         place: &str,
     ) {
-        let entries = self.cache.load(p, sum).and_then(|node| upper_entries(&node));
+        let entries = self.cache.load_now(p, sum).and_then(|node| upper_entries(&node));
         match entries {
             Err(e) => self.report.note(place, format!("blocks {base} and following: {e}")),
             Ok(entries) => {

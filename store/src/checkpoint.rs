@@ -13,6 +13,7 @@ use crate::format::node::Root;
 use crate::format::segment::{FLAG_BACKED, RECORDS_A_PAGE, SegmentPage};
 use crate::format::superblock::CheckpointRef;
 use crate::io::AlignedBuf;
+use crate::io::port::block_on;
 use crate::log::writer::FlushError;
 use crate::map::delete::{Deletion, walk};
 use crate::map::merge::{Merger, NodeWriter, Origin};
@@ -64,7 +65,7 @@ impl Core {
 
     fn checkpoint_in(&self, state: &mut CheckpointState) -> Result<()> {
         let cut = self.cut_for_checkpoint();
-        self.log.flush(true).map_err(|e| match e {
+        block_on(self.log.flush(&self.blocking(), true)).map_err(|e| match e {
             FlushError::Failed(e) => e,
             FlushError::NeedCheckpoint => unreachable!("a checkpoint's own flush uses the space kept for it"),
         })?;

@@ -1,13 +1,14 @@
 //! What an open pool consists of, and the few steps that everything else is made of: look a block up, set
 //! space aside, commit records, flush.
 
-use crate::alloc::Allocator;
+use crate::alloc::{Allocator, Stream};
 use crate::catalog::Catalog;
 use crate::format::node::Root;
 use crate::format::record::Record;
 use crate::format::superblock::{Layout, Superblock};
 use crate::gate::IoEpochs;
-use crate::io::BlockDev;
+use crate::io::port::{Waiters, block_on};
+use crate::io::{BlockDev, Blocking, Io, Sink};
 use crate::log::Log;
 use crate::log::writer::{FlushError, MAP_FRAME, Poison};
 use crate::map::{NodeCache, tree};
@@ -18,9 +19,11 @@ use crate::volume::Volume;
 use crate::{BLOCK_BYTES, Error, Recovery, Result};
 use parking_lot::{Condvar, Mutex, RwLock};
 use std::collections::{BTreeMap, HashMap};
+use std::future::poll_fn;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
+use std::task::Poll;
 
 /// Spans in memory at which a checkpoint begins: about 100 MiB of memtable, 48 MiB of log.
 const MEMTABLE_SPANS: u64 = 1_000_000;
@@ -90,21 +93,35 @@ pub struct CheckpointState {
     pub pages: Vec<Phys>,
 }
 
-/// Orders to the checkpointer's thread.
-#[derive(Default)]
-pub struct Orders {
-    /// Checkpoints asked for, by number of requests.
+/// Requests for one thing, numbered.
+#[derive(Default, Clone, Copy, PartialEq, Eq)]
+pub struct Order {
+    /// Requests made.
     pub wanted: u64,
     /// Requests answered.
     pub done: u64,
+}
+
+impl Order {
+    /// Whether nobody waits.
+    pub fn is_answered(self) -> bool {
+        self.wanted == self.done
+    }
+}
+
+/// Orders to the checkpointer's thread.
+#[derive(Default)]
+pub struct Orders {
+    /// A checkpoint.
+    pub checkpoint: Order,
+    /// Urgent backing of the pool file.
+    pub backing: Order,
     /// Something may be to do.
     pub poke: bool,
-    /// Urgent backing asked for and answered.
-    pub back_wanted: u64,
-    /// See `back_wanted`.
-    pub back_done: u64,
     /// End.
     pub stop: bool,
+    /// Who waits for an answer.
+    pub waiting: Waiters,
 }
 
 /// An open pool.
@@ -143,7 +160,42 @@ pub struct Core {
     pub host_full: AtomicBool,
 }
 
-/// Space set aside for one change; what is not used goes back when dropped.
+/// A change of a head's mappings.
+#[derive(Debug, Clone, Copy)]
+pub struct Change {
+    /// First logical block.
+    pub l: u64,
+    /// Blocks.
+    pub n: u64,
+    /// What they map to.
+    pub target: Target,
+}
+
+impl Change {
+    fn record(self, version: VersionId) -> Record {
+        let Self { l, n, target } = self;
+        match target {
+            Target::Data(p) => Record::Map { version, l, n: u32::try_from(n).expect("at most a segment"), p },
+            Target::Hole => Record::Unmap { version, l, n },
+        }
+    }
+}
+
+/// What one change needs.
+#[derive(Debug, Clone, Copy)]
+pub struct Need {
+    /// Blocks for data.
+    pub blocks: u64,
+    /// Nodes for the merge.
+    pub nodes: u64,
+    /// Mappings in the ring.
+    pub records: u64,
+    /// The change gives space back and may use what is kept for that.
+    pub freeing: bool,
+}
+
+/// Space set aside for one change; what is not used goes back when dropped. Blocks that were taken and never
+/// mapped, because their write failed, stay out of use until the pool is opened again.
 pub struct Reservation<'a> {
     core: &'a Core,
     blocks: u64,
@@ -151,8 +203,13 @@ pub struct Reservation<'a> {
 }
 
 impl Core {
+    /// The device, for a thread that may wait.
+    pub fn blocking(&self) -> Blocking<'_> {
+        Blocking(&*self.dev)
+    }
+
     /// Where block `l` of a version and at most `max − 1` after it lie. Call inside an I/O epoch.
-    pub fn place(&self, cell: &Cell, l: u64, max: u64) -> Result<Place> {
+    pub async fn place(&self, io: &impl Io, cell: &Cell, l: u64, max: u64) -> Result<Place> {
         let (epoch, root, limit) = {
             let live = cell.live.read();
             let mut limit = max;
@@ -176,7 +233,7 @@ impl Core {
             }
             (live.epoch, live.root, limit)
         };
-        let extent = tree::resolve(&self.cache, root, l, limit)?;
+        let extent = tree::resolve(io, &self.cache, root, l, limit).await?;
         Ok(Place {
             len: extent.len,
             data: extent.data.map(|e| (e.p, e.birth)),
@@ -185,20 +242,20 @@ impl Core {
         })
     }
 
-    /// Reads blocks `l..` of a version into `buf`.
-    pub fn read_blocks(&self, cell: &Cell, l: u64, buf: &mut [u8]) -> Result<()> {
-        let n = buf.len() as u64 / BLOCK_BYTES;
+    /// Reads blocks `l..` of a version into `into`.
+    pub async fn read_blocks(&self, io: &impl Io, cell: &Cell, l: u64, mut into: Sink<'_>) -> Result<()> {
+        let n = into.len() / BLOCK_BYTES;
         let mut done = 0;
         while done < n {
-            let place = self.place(cell, l + done, n - done)?;
-            let bytes = &mut buf[byte_index(done)..byte_index(done + place.len)];
+            let place = self.place(io, cell, l + done, n - done).await?;
+            let part = into.part(&(done * BLOCK_BYTES..(done + place.len) * BLOCK_BYTES));
             match place.data {
                 None if Mutation::ForeignBytes.on() => {}
-                None => bytes.fill(0),
-                Some((p, _)) => self
-                    .dev
-                    .read_at(p.offset(), bytes)
-                    .map_err(|e| Error::io(format!("read block {}", p.0), e))?,
+                None => io.zero(part).await.map_err(|e| Error::io("fill with zeros", e))?,
+                Some((p, _)) => {
+                    let read = io.read(p.offset(), part).await;
+                    read.map_err(|e| Error::io(format!("read block {}", p.0), e))?;
+                }
             }
             done += place.len;
         }
@@ -207,72 +264,53 @@ impl Core {
 
     /// Like [`Core::try_reserve`], but finds room first: backs more of the pool file, then lets a checkpoint
     /// free what was dropped since the last one.
-    pub fn reserve(
-        &self,
-        blocks: u64,
-        nodes: u64,
-        records: u64,
-        freeing: bool,
-    ) -> Result<Option<Reservation<'_>>> {
-        let again = || self.try_reserve(blocks, nodes, records, freeing);
-        if let found @ Some(_) = again()? {
+    pub async fn reserve(&self, io: &impl Io, need: Need) -> Result<Option<Reservation<'_>>> {
+        if let found @ Some(_) = self.try_reserve(io, need).await? {
             return Ok(found);
         }
-        self.back_now()?;
-        if let found @ Some(_) = again()? {
+        self.backed().await?;
+        if let found @ Some(_) = self.try_reserve(io, need).await? {
             return Ok(found);
         }
-        self.checkpoint_now()?;
-        again()
+        self.checkpointed().await?;
+        self.try_reserve(io, need).await
     }
 
-    /// Sets aside `blocks` for data, `nodes` for the merge, and ring space for `records` mappings. None: there
-    /// is no room. `freeing`: the change gives space back and may use what is kept for that.
-    pub fn try_reserve(
-        &self,
-        blocks: u64,
-        nodes: u64,
-        records: u64,
-        freeing: bool,
-    ) -> Result<Option<Reservation<'_>>> {
-        let need = if Mutation::NoNodePromise.on() { blocks } else { blocks + nodes };
-        if !self.alloc.try_reserve(need, freeing) {
+    /// Sets space aside. None: there is no room.
+    pub async fn try_reserve(&self, io: &impl Io, need: Need) -> Result<Option<Reservation<'_>>> {
+        let nodes = if Mutation::NoNodePromise.on() { 0 } else { need.nodes };
+        let blocks = need.blocks + nodes;
+        if !self.alloc.try_reserve(blocks, need.freeing) {
             return Ok(None);
         }
-        let ring = records * MAP_FRAME;
-        if let Err(e) = self.reserve_ring(ring) {
-            self.alloc.settle(need, 0);
-            return Err(e);
-        }
-        Ok(Some(Reservation { core: self, blocks: need, ring }))
+        let mut reservation = Reservation { core: self, blocks, ring: 0 };
+        let ring = need.records * MAP_FRAME;
+        self.reserve_ring(io, ring).await?;
+        reservation.ring = ring;
+        Ok(Some(reservation))
     }
 
     /// Sets ring space aside; flushes until there is some.
-    pub fn reserve_ring(&self, bytes: u64) -> Result<()> {
+    pub async fn reserve_ring(&self, io: &impl Io, bytes: u64) -> Result<()> {
         while !self.log.try_reserve(bytes) {
-            self.flush()?;
+            self.flush(io).await?;
         }
         Ok(())
     }
 
-    /// Appends records of one head and enters them into its active layer; then they are acknowledged as far
+    /// Appends changes of one head and enters them into its active layer; then they are acknowledged as far
     /// as the death of the process goes.
-    pub fn commit(&self, cell: &Cell, records: &[Record], reservation: &mut Reservation<'_>, grown: u64) {
+    pub fn commit(&self, cell: &Cell, changes: &[Change], reservation: &mut Reservation<'_>, grown: u64) {
         let _shared = self.commit.read();
         let mut live = cell.live.write();
-        let (lsn, frames) = self.log.append(records);
-        let mut nodes = 0;
+        let (lsn, frames) = self.log.append(changes.iter().map(|c| c.record(cell.id)));
         let before = live.active.len();
-        for record in records {
-            nodes += enter(&mut live.active, record, lsn);
-        }
+        let nodes = changes.iter().map(|c| live.active.insert(c.l, c.n, c.target, lsn)).sum();
         live.active.grown += grown;
         let after = live.active.len();
         drop(live);
         reservation.ring -= frames;
-        let data: u64 =
-            records.iter().map(|r| if let Record::Map { n, .. } = r { u64::from(*n) } else { 0 }).sum();
-        reservation.settle_nodes(data, nodes);
+        self.alloc.settle(0, if Mutation::NoNodePromise.on() { 0 } else { nodes });
         let spans = (after as u64).wrapping_sub(before as u64);
         self.spans.fetch_add(spans, Ordering::Relaxed);
         if self.has_much_to_merge() {
@@ -286,17 +324,22 @@ impl Core {
     }
 
     /// Makes everything acknowledged durable.
-    pub fn flush(&self) -> Result<()> {
+    pub async fn flush(&self, io: &impl Io) -> Result<()> {
         if self.read_only {
             return Ok(());
         }
         loop {
-            match self.log.flush(false) {
+            match self.log.flush(io, false).await {
                 Ok(()) => return Ok(()),
                 Err(FlushError::Failed(e)) => return Err(e),
-                Err(FlushError::NeedCheckpoint) => self.checkpoint_now()?,
+                Err(FlushError::NeedCheckpoint) => self.checkpointed().await?,
             }
         }
+    }
+
+    /// [`Core::flush`] on a thread that may wait.
+    pub fn flush_now(&self) -> Result<()> {
+        block_on(self.flush(&self.blocking()))
     }
 
     /// Wakes the checkpointer.
@@ -306,38 +349,50 @@ impl Core {
     }
 
     /// A checkpoint that begins after the call; returns when it is durable.
-    pub fn checkpoint_now(&self) -> Result<()> {
+    pub async fn checkpointed(&self) -> Result<()> {
         self.writable()?;
         if !self.background {
             return self.run_checkpoint();
         }
-        let mut o = self.orders.lock();
-        o.wanted += 1;
-        let mine = o.wanted;
-        self.ordered.notify_all();
-        while o.done < mine && !o.stop {
-            self.poison.check()?;
-            self.ordered.wait(&mut o);
-        }
-        drop(o);
+        self.order(|o| &mut o.checkpoint).await?;
         self.poison.check()
     }
 
+    /// [`Core::checkpointed`] on a thread that may wait.
+    pub fn checkpoint_now(&self) -> Result<()> {
+        block_on(self.checkpointed())
+    }
+
     /// Backs more of the pool file now, if the host can.
-    pub fn back_now(&self) -> Result<()> {
+    async fn backed(&self) -> Result<()> {
         if !self.background {
             self.back_more(true);
             return Ok(());
         }
-        let mut o = self.orders.lock();
-        o.back_wanted += 1;
-        let mine = o.back_wanted;
+        self.order(|o| &mut o.backing).await
+    }
+
+    /// Gives the checkpointer's thread an order and waits until it is answered.
+    async fn order(&self, which: fn(&mut Orders) -> &mut Order) -> Result<()> {
+        let mine = {
+            let mut o = self.orders.lock();
+            let order = which(&mut o);
+            order.wanted += 1;
+            order.wanted
+        };
         self.ordered.notify_all();
-        while o.back_done < mine && !o.stop {
-            self.poison.check()?;
-            self.ordered.wait(&mut o);
-        }
-        Ok(())
+        poll_fn(|cx| {
+            let mut o = self.orders.lock();
+            if which(&mut o).done >= mine || o.stop {
+                return Poll::Ready(Ok(()));
+            }
+            if let failed @ Err(_) = self.poison.check() {
+                return Poll::Ready(failed);
+            }
+            o.waiting.add(cx.waker());
+            Poll::Pending
+        })
+        .await
     }
 
     /// Asks the host for the next stretch of the pool file, smaller ones when it has little left.
@@ -399,15 +454,11 @@ pub fn byte_index(n: u64) -> usize {
 }
 
 impl Reservation<'_> {
-    /// `data` blocks were taken, `nodes` are promised; the rest of the blocks goes back when dropped.
-    fn settle_nodes(&mut self, data: u64, nodes: u64) {
-        self.blocks -= data;
-        self.core.alloc.settle(0, if Mutation::NoNodePromise.on() { 0 } else { nodes });
-    }
-
-    /// Blocks that were taken and are lost until the pool is opened again (their write failed).
-    pub fn quarantined(&mut self, blocks: u64) {
-        self.blocks -= blocks;
+    /// Takes at most `n` consecutive blocks out of it.
+    pub fn take(&mut self, stream: Stream, n: u64) -> Result<(Phys, u64)> {
+        let (p, len) = self.core.alloc.take(stream, n)?;
+        self.blocks -= len;
+        Ok((p, len))
     }
 }
 

@@ -144,7 +144,7 @@ fn dump_map(dev: Arc<dyn BlockDev>, version: &str, lines: &mut Lines<'_>) -> Res
             Child::Node { p, crc, .. } if level > 0 => {
                 lines.line(&json!({ "level": level, "l": base, "child": child(c) }))?;
                 let size = span(level - 1);
-                let children = upper_entries(&*cache.load(p, crc)?)?;
+                let children = upper_entries(&*cache.load_now(p, crc)?)?;
                 for (i, c) in (0..FANOUT).zip(children).collect::<Vec<_>>().into_iter().rev() {
                     stack.push((c, level - 1, base + i * size));
                 }

@@ -1,10 +1,13 @@
 //! Who is inside: the gate of a volume, and the I/O epochs of a pool.
 
+use crate::io::port::{Waiters, block_on};
 use crate::mutation::Mutation;
 use crate::types::mem;
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
+use std::future::poll_fn;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 /// Gate of one volume. Every write, discard and write-zeroes passes it with the range it changes.
@@ -14,13 +17,14 @@ use std::time::Duration;
 #[derive(Default)]
 pub struct Gate {
     inside: Mutex<Inside>,
-    changed: Condvar,
 }
 
 #[derive(Default)]
 struct Inside {
     ranges: Vec<Range<u64>>,
     closed: bool,
+    /// Who wants to enter or to close.
+    waiting: Waiters,
 }
 
 /// A change that is inside.
@@ -34,28 +38,44 @@ pub struct Closed<'a>(&'a Gate);
 
 impl Gate {
     /// Waits until the gate is open and no change of these blocks is inside.
-    pub fn enter(&self, range: Range<u64>) -> Pass<'_> {
-        let mut i = self.inside.lock();
-        let excluded =
-            |r: &Range<u64>| r.start < range.end && range.start < r.end && !Mutation::NoRangeExclusion.on();
-        while i.closed || i.ranges.iter().any(excluded) {
-            self.changed.wait(&mut i);
-        }
-        i.ranges.push(range.clone());
+    pub async fn enter(&self, range: Range<u64>) -> Pass<'_> {
+        poll_fn(|cx| {
+            let mut i = self.inside.lock();
+            let excluded = |r: &Range<u64>| {
+                r.start < range.end && range.start < r.end && !Mutation::NoRangeExclusion.on()
+            };
+            if i.closed || i.ranges.iter().any(excluded) {
+                i.waiting.add(cx.waker());
+                return Poll::Pending;
+            }
+            i.ranges.push(range.clone());
+            Poll::Ready(())
+        })
+        .await;
         Pass { gate: self, range }
     }
 
-    /// Lets nobody in and waits until all are out.
+    /// Lets nobody in and waits until all are out. The thread sleeps meanwhile: not for one that drives changes.
     pub fn close(&self) -> Closed<'_> {
-        let mut i = self.inside.lock();
-        while i.closed {
-            self.changed.wait(&mut i);
-        }
-        i.closed = true;
-        while !i.ranges.is_empty() && !Mutation::OpenGate.on() {
-            self.changed.wait(&mut i);
-        }
-        Closed(self)
+        block_on(poll_fn(|cx| {
+            let mut i = self.inside.lock();
+            if i.closed {
+                i.waiting.add(cx.waker());
+                return Poll::Pending;
+            }
+            i.closed = true;
+            Poll::Ready(())
+        }));
+        let closed = Closed(self);
+        block_on(poll_fn(|cx| {
+            let mut i = self.inside.lock();
+            if i.ranges.is_empty() || Mutation::OpenGate.on() {
+                return Poll::Ready(());
+            }
+            i.waiting.add(cx.waker());
+            Poll::Pending
+        }));
+        closed
     }
 }
 
@@ -64,15 +84,19 @@ impl Drop for Pass<'_> {
         let mut i = self.gate.inside.lock();
         let at = i.ranges.iter().position(|r| *r == self.range).expect("entered before");
         i.ranges.swap_remove(at);
+        let woken = i.waiting.take();
         drop(i);
-        self.gate.changed.notify_all();
+        woken.wake();
     }
 }
 
 impl Drop for Closed<'_> {
     fn drop(&mut self) {
-        self.0.inside.lock().closed = false;
-        self.0.changed.notify_all();
+        let mut i = self.0.inside.lock();
+        i.closed = false;
+        let woken = i.waiting.take();
+        drop(i);
+        woken.wake();
     }
 }
 
@@ -133,7 +157,7 @@ mod tests {
             for _ in 0..4 {
                 s.spawn(|| {
                     for i in 0..2000u64 {
-                        let pass = gate.enter(0..1 + i % 3);
+                        let pass = block_on(gate.enter(0..1 + i % 3));
                         assert!(!block.swap(true, Ordering::SeqCst));
                         inside.fetch_add(1, Ordering::SeqCst);
                         inside.fetch_sub(1, Ordering::SeqCst);

@@ -4,6 +4,8 @@
 //! begun before the deletion has ended; a read begun after it is refused (H25).
 
 use crate::core::{Cell, Core};
+use crate::io::Sink;
+use crate::io::port::ready;
 use crate::mutation::Mutation;
 use crate::volume::{next_data, read_bytes};
 use crate::{BLOCK_BYTES, Error, Result};
@@ -47,7 +49,7 @@ impl Snapshot {
         };
         let _io = self.core.epochs.begin();
         self.alive()?;
-        read_bytes(&self.core, &self.cell, range, buf)
+        ready(read_bytes(&self.core.blocking(), &self.core, &self.cell, range, Sink::Memory(buf)))
     }
 
     /// The next mapped byte range at or after `offset`, at most 1 GiB of it; None: only holes follow.
@@ -62,7 +64,7 @@ impl Snapshot {
     pub fn identity(&self, offset: u64) -> Result<Option<(u64, u64)>> {
         let _io = self.core.epochs.begin();
         self.alive()?;
-        let place = self.core.place(&self.cell, offset / BLOCK_BYTES, 1)?;
+        let place = ready(self.core.place(&self.core.blocking(), &self.cell, offset / BLOCK_BYTES, 1))?;
         Ok(place.data.and_then(|(p, birth)| {
             birth.map(|b| (p.0, if Mutation::PlaceIsIdentity.on() { 0 } else { b.0 }))
         }))

@@ -45,10 +45,56 @@ pub struct VersionId(pub u64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct VolumeId(pub u64);
 
+/// A few values, of which one is the rule: that one takes no allocation.
+#[derive(Debug)]
+pub(crate) struct Few<T> {
+    one: Option<T>,
+    more: Vec<T>,
+}
+
+impl<T: Copy> Few<T> {
+    /// None.
+    pub(crate) fn new() -> Self {
+        Self { one: None, more: Vec::new() }
+    }
+
+    /// One more.
+    pub(crate) fn push(&mut self, value: T) {
+        match self.one {
+            None => self.one = Some(value),
+            Some(first) => {
+                if self.more.is_empty() {
+                    self.more.push(first);
+                }
+                self.more.push(value);
+            }
+        }
+    }
+
+    /// All, in the order in which they came.
+    pub(crate) fn as_slice(&self) -> &[T] {
+        if self.more.is_empty() { self.one.as_slice() } else { &self.more }
+    }
+}
+
 /// A length in blocks or bytes as an index into memory.
 ///
 /// # Panics
 /// On hosts where it does not fit, which the crate does not support (64 bit only).
 pub(crate) fn mem(n: u64) -> usize {
     usize::try_from(n).expect("64-bit host")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Few;
+
+    #[test]
+    fn few_values_keep_their_order() {
+        let mut few = Few::new();
+        for n in 0..5 {
+            assert_eq!(few.as_slice(), (0..n).collect::<Vec<_>>());
+            few.push(n);
+        }
+    }
 }

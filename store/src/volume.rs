@@ -1,25 +1,22 @@
 //! The data path of a volume: read, write, flush, discard, write zeroes.
 //!
-//! A write goes: set space aside → gate → look up → in place where the head owns the block, else to a new
-//! block → commit the mapping → leave the gate → acknowledge. No lock is held over I/O.
+//! It is written once, as futures over [`Io`]: a queue's thread drives many of them on its own ring
+//! ([`Volume::on`]); the methods of [`Volume`] drive one each, on a thread that may wait.
 
-use crate::alloc::Stream;
-use crate::core::{Cell, Core, Place, Reservation, byte_index};
-use crate::format::record::Record;
+mod write;
+
+use crate::core::{Cell, Change, Core, Need};
 use crate::gate::Gate;
-use crate::io::AlignedBuf;
-use crate::log::writer::MAP_FRAME;
-use crate::memtable::touched;
-use crate::mutation::Mutation;
-use crate::types::VolumeId;
+use crate::io::port::{block_on, ready};
+use crate::io::{AlignedBuf, Io, Sink, Source};
+use crate::memtable::{Target, touched};
+use crate::types::{BLOCK, VolumeId, mem};
 use crate::{BLOCK_BYTES, Error, Result};
 use parking_lot::RwLock;
 use std::ops::Range;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-
-/// Blocks of one step of a long write: 1 MiB.
-const STEP_BLOCKS: u64 = 256;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// An open volume. All methods may be called from many threads.
 pub struct Volume {
@@ -30,6 +27,16 @@ pub struct Volume {
     pub(crate) size_blocks: AtomicU64,
     /// Nothing is written in place, so that no block is ever torn (durability rule 9).
     atomic: bool,
+    /// The last write needed new blocks: the next one sets space aside before it looks.
+    redirects: AtomicBool,
+}
+
+/// A volume driven by one thread's [`Io`]: its methods are futures of that thread. None of them may be polled
+/// inside [`block_on`]-like waits of the same thread, and no change of the pool (a snapshot, a deletion) may be made
+/// on a thread that drives them: it would wait for them.
+pub struct VolumeIo<'a, I> {
+    volume: &'a Volume,
+    io: &'a I,
 }
 
 /// Whether both ends lie between blocks.
@@ -49,8 +56,15 @@ impl Volume {
         size_blocks: u64,
         atomic: bool,
     ) -> Self {
-        let (head, size_blocks) = (RwLock::new(head), AtomicU64::new(size_blocks));
-        Self { core, id, gate: Gate::default(), head, size_blocks, atomic }
+        Self {
+            core,
+            id,
+            gate: Gate::default(),
+            head: RwLock::new(head),
+            size_blocks: AtomicU64::new(size_blocks),
+            atomic,
+            redirects: AtomicBool::new(false),
+        }
     }
 
     /// Stable id of the volume.
@@ -73,271 +87,56 @@ impl Volume {
         }
     }
 
-    /// Fills `buf` from byte `offset`. Fastest when offset, length and the buffer's address are multiples of
-    /// 4096.
+    /// The open description of the pool's file or device, for the ring of a thread that drives [`Volume::on`]. It holds
+    /// the pool's lock: register it, never duplicate or pass it on (H1). None: the pool is simulated.
+    pub fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        self.core.dev.descriptor()
+    }
+
+    /// The volume's data path over the I/O of the calling thread.
+    pub fn on<'a, I: Io>(&'a self, io: &'a I) -> VolumeIo<'a, I> {
+        VolumeIo { volume: self, io }
+    }
+
+    /// [`VolumeIo::read`] into memory, on a thread that may wait. Fastest when offset, length and the buffer's
+    /// address are multiples of 4096.
     ///
     /// # Errors
-    /// `Invalid` beyond the end, `Io` or `Damaged` when the disk fails.
+    /// As [`VolumeIo::read`].
     pub fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
-        let range = self.range(offset, buf.len() as u64)?;
-        let _io = self.core.epochs.begin();
-        let head = self.head.read().clone();
-        read_bytes(&self.core, &head, range, buf)
+        block_on(self.on(&self.core.blocking()).read(offset, Sink::Memory(buf)))
     }
 
-    /// Writes `buf` at byte `offset`. It survives the death of the process when this returns; it survives
-    /// power loss after [`Volume::flush`], or with `fua`.
+    /// [`VolumeIo::write`] from memory, on a thread that may wait.
     ///
     /// # Errors
-    /// `NoSpace` when the pool is full and the range is not the head's own already; `Poisoned`; `Io`. After
-    /// an error the range holds old bytes, new bytes or (in place only) a mix at 512 bytes.
+    /// As [`VolumeIo::write`].
     pub fn write_at(&self, offset: u64, buf: &[u8], fua: bool) -> Result<()> {
-        let range = self.range(offset, buf.len() as u64)?;
-        self.core.writable()?;
-        let step = STEP_BLOCKS.min(self.core.log.largest_reservation() / MAP_FRAME) * BLOCK_BYTES;
-        let (mut at, mut settled) = (range.start, true);
-        while at < range.end {
-            let end = (at - at % BLOCK_BYTES + step).min(range.end);
-            let part = &buf[crate::types::mem(at - range.start)..crate::types::mem(end - range.start)];
-            settled &= self.write_step(at..end, part, fua)?;
-            at = end;
-        }
-        if !settled && (fua || self.core.write_through) {
-            self.core.flush()?;
-        }
-        Ok(())
+        block_on(self.on(&self.core.blocking()).write(offset, Source::Memory(buf), fua))
     }
 
-    /// One step; true when nothing has to be flushed: for a FUA write, when all of it went in place, durably,
-    /// to blocks whose mapping is durable (H9).
-    fn write_step(&self, range: Range<u64>, bytes: &[u8], fua: bool) -> Result<bool> {
-        let blocks = blocks_of(&range);
-        let n = blocks.end - blocks.start;
-        let nodes = touched(blocks.start, n, false).count() as u64;
-        let mut reservation = self.core.try_reserve(n, nodes, n, false)?;
-        loop {
-            if let Some(durable) = self.try_write(&range, &blocks, bytes, fua, reservation.as_mut())? {
-                // Without a ring a mapping is flushed when it is made.
-                return Ok(durable);
-            }
-            // Full, and not wholly the head's own: find room, then look again.
-            reservation = Some(self.core.reserve(n, nodes, n, false)?.ok_or_else(|| self.full())?);
-        }
-    }
-
-    /// None: blocks are needed and `reservation` is missing. Else whether the write needs no flush.
-    fn try_write(
-        &self,
-        range: &Range<u64>,
-        blocks: &Range<u64>,
-        bytes: &[u8],
-        fua: bool,
-        reservation: Option<&mut Reservation<'_>>,
-    ) -> Result<Option<bool>> {
-        let _pass = self.gate.enter(blocks.clone());
-        let _io = self.core.epochs.begin();
-        let head = self.head.read().clone();
-        let places = self.places(&head, blocks.clone())?;
-        let in_place = places.iter().all(|p| p.owned);
-        if !in_place && reservation.is_none() {
-            return Ok(None);
-        }
-        let whole;
-        let bytes = if is_whole(range) {
-            bytes
-        } else {
-            // The rest of the blocks at the ends: their old bytes, or zeros (H19).
-            whole = self.widen(&head, range, blocks, bytes)?;
-            &whole[..]
-        };
-        if in_place {
-            let durable = fua && (Mutation::FuaUndurable.on() || places.iter().all(|p| p.durable));
-            self.write_in_place(&places, bytes, durable)?;
-            return Ok(Some(durable || !fua));
-        }
-        let reservation = reservation.expect("checked above");
-        self.write_places(&head, blocks.start, &places, bytes, reservation)?;
-        Ok(Some(false))
-    }
-
-    fn full(&self) -> Error {
-        let host = self.core.host_full.load(Ordering::Relaxed);
-        let what = if host { "the disk under the pool is full" } else { "the pool is full" };
-        Error::no_space(what).hint("delete snapshots or volumes, or discard (fstrim) what is not used")
-    }
-
-    fn widen(
-        &self,
-        head: &Cell,
-        range: &Range<u64>,
-        blocks: &Range<u64>,
-        bytes: &[u8],
-    ) -> Result<AlignedBuf> {
-        let mut whole = AlignedBuf::reused(byte_index(blocks.end - blocks.start));
-        let (first, last) = (blocks.start, blocks.end - 1);
-        self.core.read_blocks(head, first, &mut whole[..byte_index(1)])?;
-        if last != first {
-            let at = byte_index(last - first);
-            self.core.read_blocks(head, last, &mut whole[at..])?;
-        }
-        let at = crate::types::mem(range.start - first * BLOCK_BYTES);
-        whole[at..at + bytes.len()].copy_from_slice(bytes);
-        Ok(whole)
-    }
-
-    fn places(&self, head: &Cell, blocks: Range<u64>) -> Result<Vec<Place>> {
-        let mut all: Vec<Place> = Vec::with_capacity(4);
-        let mut l = blocks.start;
-        while l < blocks.end {
-            let place = self.core.place(head, l, blocks.end - l)?;
-            l += place.len;
-            all.push(Place { owned: place.owned && (!self.atomic || Mutation::InPlaceAtomic.on()), ..place });
-        }
-        Ok(all)
-    }
-
-    fn write_in_place(&self, places: &[Place], bytes: &[u8], durable: bool) -> Result<()> {
-        let mut done = 0;
-        for place in places {
-            let (p, _) = place.data.expect("owned blocks are mapped");
-            let part = &bytes[byte_index(done)..byte_index(done + place.len)];
-            let write = if durable {
-                self.core.dev.write_durable(p.offset(), part)
-            } else {
-                self.core.dev.write_at(p.offset(), part)
-            };
-            write.map_err(|e| Error::io(format!("write block {}", p.0), e))?;
-            done += place.len;
-        }
-        Ok(())
-    }
-
-    /// Writes owned stretches in place and the others to new blocks, then commits the new mappings.
-    fn write_places(
-        &self,
-        head: &Cell,
-        first: u64,
-        places: &[Place],
-        bytes: &[u8],
-        reservation: &mut Reservation<'_>,
-    ) -> Result<()> {
-        let mut records = Vec::new();
-        match self.write_data(head, first, places, bytes, &mut records) {
-            Ok(grown) => self.core.commit(head, &records, reservation, grown),
-            Err(e) => {
-                // What was taken is not mapped: it stays out of use until the pool is opened again.
-                reservation.quarantined(records.iter().map(mapped).sum());
-                return Err(e);
-            }
-        }
-        Ok(())
-    }
-
-    /// Writes the data; fills `records` with the new mappings and returns how many blocks were holes.
-    fn write_data(
-        &self,
-        head: &Cell,
-        first: u64,
-        places: &[Place],
-        bytes: &[u8],
-        records: &mut Vec<Record>,
-    ) -> Result<u64> {
-        let (mut done, mut grown) = (0, 0);
-        let mut rest = places;
-        while let [place, ..] = rest {
-            // Neighbours that all need new blocks get them together.
-            let count = if place.owned { 1 } else { rest.iter().take_while(|p| !p.owned).count() };
-            let (now, later) = rest.split_at(count);
-            let n: u64 = now.iter().map(|p| p.len).sum();
-            let part = &bytes[byte_index(done)..byte_index(done + n)];
-            if place.owned {
-                self.write_in_place(now, part, false)?;
-            } else {
-                grown += now.iter().filter(|p| p.data.is_none()).map(|p| p.len).sum::<u64>();
-                self.write_new(head, first + done, part, records)?;
-            }
-            done += n;
-            rest = later;
-        }
-        Ok(grown)
-    }
-
-    fn write_new(&self, head: &Cell, first: u64, bytes: &[u8], records: &mut Vec<Record>) -> Result<()> {
-        let n = bytes.len() as u64 / BLOCK_BYTES;
-        let mut done = 0;
-        while done < n {
-            let (p, len) = self.core.alloc.take(Stream::Data(self.id), n - done)?;
-            let count = u32::try_from(len).expect("at most a segment");
-            records.push(Record::Map { version: head.id, l: first + done, n: count, p });
-            let part = &bytes[byte_index(done)..byte_index(done + len)];
-            self.core
-                .dev
-                .write_at(p.offset(), part)
-                .map_err(|e| Error::io(format!("write block {}", p.0), e))?;
-            done += len;
-        }
-        Ok(())
-    }
-
-    /// Everything acknowledged before the call survives power loss when this returns.
+    /// [`VolumeIo::flush`], on a thread that may wait.
     ///
     /// # Errors
-    /// `Poisoned` when the disk failed: nothing is known of what was not flushed before.
+    /// As [`VolumeIo::flush`].
     pub fn flush(&self) -> Result<()> {
-        self.core.flush()
+        self.core.flush_now()
     }
 
-    /// The whole blocks of the range read as zeros and their space is given back. Blocks that are only partly
-    /// in the range keep their bytes. On a full pool it may do nothing, as a discard may.
+    /// [`VolumeIo::discard`], on a thread that may wait.
+    ///
+    /// # Errors
+    /// As [`VolumeIo::discard`].
     pub fn discard(&self, offset: u64, len: u64) -> Result<()> {
-        let range = self.range(offset, len)?;
-        self.core.writable()?;
-        let blocks = range.start.div_ceil(BLOCK_BYTES)..range.end / BLOCK_BYTES;
-        match self.unmap(blocks) {
-            Err(e) if e.kind() == crate::ErrorKind::NoSpace => Ok(()),
-            other => other,
-        }
+        block_on(self.on(&self.core.blocking()).discard(offset, len))
     }
 
-    /// The range reads as zeros.
+    /// [`VolumeIo::write_zeroes`], on a thread that may wait.
+    ///
+    /// # Errors
+    /// As [`VolumeIo::write_zeroes`].
     pub fn write_zeroes(&self, offset: u64, len: u64) -> Result<()> {
-        let range = self.range(offset, len)?;
-        self.core.writable()?;
-        let blocks = range.start.div_ceil(BLOCK_BYTES)..range.end / BLOCK_BYTES;
-        if blocks.start >= blocks.end {
-            return self.write_at(offset, &vec![0; crate::types::mem(len)], false);
-        }
-        let (from, to) = (blocks.start * BLOCK_BYTES, blocks.end * BLOCK_BYTES);
-        self.unmap(blocks)?;
-        for edge in [range.start..from, to..range.end] {
-            if !edge.is_empty() {
-                self.write_at(edge.start, &vec![0; crate::types::mem(edge.end - edge.start)], false)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn unmap(&self, blocks: Range<u64>) -> Result<()> {
-        if blocks.start >= blocks.end {
-            return Ok(());
-        }
-        let n = blocks.end - blocks.start;
-        let nodes = touched(blocks.start, n, true).count() as u64;
-        let mut reservation = self.core.reserve(0, nodes, 1, true)?.ok_or_else(|| self.full())?;
-        let pass = self.gate.enter(blocks.clone());
-        let io = self.core.epochs.begin();
-        let head = self.head.read().clone();
-        let place = self.core.place(&head, blocks.start, n)?;
-        if place.data.is_none() && place.len == n {
-            return Ok(());
-        }
-        let record = Record::Unmap { version: head.id, l: blocks.start, n };
-        self.core.commit(&head, &[record], &mut reservation, 0);
-        drop((io, pass));
-        if self.core.write_through {
-            self.core.flush()?;
-        }
-        Ok(())
+        block_on(self.on(&self.core.blocking()).write_zeroes(offset, len))
     }
 
     /// The next mapped byte range at or after `offset`, at most 1 GiB of it; None: only holes follow.
@@ -346,23 +145,125 @@ impl Volume {
         let head = self.head.read().clone();
         next_data(&self.core, &head, offset, self.size_bytes())
     }
+
+    fn full(&self) -> Error {
+        let host = self.core.host_full.load(Ordering::Relaxed);
+        let what = if host { "the disk under the pool is full" } else { "the pool is full" };
+        Error::no_space(what).hint("delete snapshots or volumes, or discard (fstrim) what is not used")
+    }
 }
 
-fn mapped(record: &Record) -> u64 {
-    if let Record::Map { n, .. } = record { u64::from(*n) } else { 0 }
+/// Zeros for the edges of a range that is zeroed.
+static ZEROS: [u8; 2 * BLOCK] = [0; 2 * BLOCK];
+
+impl<I: Io> VolumeIo<'_, I> {
+    /// Fills `into` from byte `offset`.
+    ///
+    /// # Errors
+    /// `Invalid` beyond the end, `Io` or `Damaged` when the disk fails.
+    pub async fn read(&self, offset: u64, into: Sink<'_>) -> Result<()> {
+        let v = self.volume;
+        let range = v.range(offset, into.len())?;
+        let _io = v.core.epochs.begin();
+        let head = v.head.read().clone();
+        read_bytes(self.io, &v.core, &head, range, into).await
+    }
+
+    /// Everything acknowledged before the call survives power loss when this is ready.
+    ///
+    /// # Errors
+    /// `Poisoned` when the disk failed: nothing is known of what was not flushed before.
+    pub async fn flush(&self) -> Result<()> {
+        self.volume.core.flush(self.io).await
+    }
+
+    /// The whole blocks of the range read as zeros and their space is given back. Blocks that are only partly
+    /// in the range keep their bytes. On a full pool it may do nothing, as a discard may.
+    ///
+    /// # Errors
+    /// `Invalid` beyond the end, `Poisoned`.
+    pub async fn discard(&self, offset: u64, len: u64) -> Result<()> {
+        let range = self.volume.range(offset, len)?;
+        self.volume.core.writable()?;
+        let blocks = range.start.div_ceil(BLOCK_BYTES)..range.end / BLOCK_BYTES;
+        match self.unmap(blocks).await {
+            Err(e) if e.kind() == crate::ErrorKind::NoSpace => Ok(()),
+            other => other,
+        }
+    }
+
+    /// The range reads as zeros.
+    ///
+    /// # Errors
+    /// As [`VolumeIo::write`].
+    pub async fn write_zeroes(&self, offset: u64, len: u64) -> Result<()> {
+        let range = self.volume.range(offset, len)?;
+        self.volume.core.writable()?;
+        let blocks = range.start.div_ceil(BLOCK_BYTES)..range.end / BLOCK_BYTES;
+        if blocks.start >= blocks.end {
+            return self.write(offset, Source::Memory(&ZEROS[..mem(len)]), false).await;
+        }
+        let (from, to) = (blocks.start * BLOCK_BYTES, blocks.end * BLOCK_BYTES);
+        self.unmap(blocks).await?;
+        for edge in [range.start..from, to..range.end] {
+            if !edge.is_empty() {
+                let zeros = Source::Memory(&ZEROS[..mem(edge.end - edge.start)]);
+                self.write(edge.start, zeros, false).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn unmap(&self, blocks: Range<u64>) -> Result<()> {
+        if blocks.start >= blocks.end {
+            return Ok(());
+        }
+        let (v, core) = (self.volume, &*self.volume.core);
+        let n = blocks.end - blocks.start;
+        let nodes = touched(blocks.start, n, true).count() as u64;
+        let need = Need { blocks: 0, nodes, records: 1, freeing: true };
+        let mut reservation = core.reserve(self.io, need).await?.ok_or_else(|| v.full())?;
+        let pass = v.gate.enter(blocks.clone()).await;
+        let io = core.epochs.begin();
+        let head = v.head.read().clone();
+        let place = core.place(self.io, &head, blocks.start, n).await?;
+        if place.data.is_none() && place.len == n {
+            return Ok(());
+        }
+        let hole = Change { l: blocks.start, n, target: Target::Hole };
+        core.commit(&head, &[hole], &mut reservation, 0);
+        drop((io, pass));
+        if core.write_through {
+            core.flush(self.io).await?;
+        }
+        Ok(())
+    }
 }
 
 /// Reads any byte range of a version.
-pub(crate) fn read_bytes(core: &Core, cell: &Cell, range: Range<u64>, buf: &mut [u8]) -> Result<()> {
-    if is_whole(&range) {
-        return core.read_blocks(cell, range.start / BLOCK_BYTES, buf);
-    }
+pub(crate) async fn read_bytes(
+    io: &impl Io,
+    core: &Core,
+    cell: &Cell,
+    range: Range<u64>,
+    into: Sink<'_>,
+) -> Result<()> {
     let blocks = blocks_of(&range);
-    let mut whole = AlignedBuf::reused(byte_index(blocks.end - blocks.start));
-    core.read_blocks(cell, blocks.start, &mut whole)?;
-    let at = crate::types::mem(range.start - blocks.start * BLOCK_BYTES);
+    if is_whole(&range) {
+        return core.read_blocks(io, cell, blocks.start, into).await;
+    }
+    let Sink::Memory(buf) = into else { return Err(partly_registered()) };
+    let mut whole = AlignedBuf::reused(mem((blocks.end - blocks.start) * BLOCK_BYTES));
+    core.read_blocks(io, cell, blocks.start, Sink::Memory(&mut whole)).await?;
+    let at = mem(range.start - blocks.start * BLOCK_BYTES);
     buf.copy_from_slice(&whole[at..at + buf.len()]);
     Ok(())
+}
+
+/// Nobody can copy a part of a block into or out of a registered buffer.
+fn partly_registered() -> Error {
+    Error::unsupported("a registered buffer takes whole blocks of 4096 bytes")
+        .hint("give the device logical blocks of 4096 bytes, or copy through memory")
 }
 
 /// Longest range answered at once.
@@ -374,7 +275,7 @@ pub(crate) fn next_data(core: &Core, cell: &Cell, offset: u64, size: u64) -> Res
     let mut l = offset / BLOCK_BYTES;
     let mut found: Option<Range<u64>> = None;
     while l < end {
-        let place = core.place(cell, l, end - l)?;
+        let place = ready(core.place(&core.blocking(), cell, l, end - l))?;
         match (&mut found, place.data) {
             (None, None) => {}
             (None, Some(_)) => found = Some(l..l + place.len),

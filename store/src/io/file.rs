@@ -9,7 +9,7 @@ use super::{AlignedBuf, BlockDev, buffer};
 use crate::{Error, Result};
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -196,6 +196,10 @@ impl BlockDev for FileDev {
 
     fn len(&self) -> u64 {
         self.len
+    }
+
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.file.as_fd())
     }
 
     fn host_free(&self) -> Option<u64> {

@@ -2,10 +2,14 @@
 
 pub mod buffer;
 pub mod file;
+pub mod port;
 pub mod sim;
+pub mod uring;
 
 pub use buffer::AlignedBuf;
+pub use port::{Blocking, DurableError, Io, Registered, Sink, Source};
 use std::io;
+use std::os::fd::BorrowedFd;
 
 /// A pool's address space: a file in a directory or a whole block device. Offsets and lengths are multiples
 /// of 4096; buffers may lie anywhere, aligned ones are transferred without a copy.
@@ -28,6 +32,11 @@ pub trait BlockDev: Send + Sync {
     /// Whether it has no bytes.
     fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+    /// The one open description that carries the pool's I/O and its lock, for a queue's ring to register; None: there
+    /// is no file. It is never duplicated, inherited or handed to anybody (H1).
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        None
     }
     /// Bytes that the host could still give to [`BlockDev::back`]; None: all are there.
     fn host_free(&self) -> Option<u64>;

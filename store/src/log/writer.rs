@@ -11,13 +11,17 @@ use super::Ring;
 use super::ring::Binding;
 use crate::format::log::{PAYLOAD, frame_bytes, write_block, write_frame};
 use crate::format::record::{MAP_BYTES, Record};
-use crate::io::{AlignedBuf, BlockDev};
+use crate::io::port::Waiters;
+use crate::io::{AlignedBuf, Io, Source};
 use crate::mutation::Mutation;
 use crate::types::{BLOCK, BLOCK_BYTES, Lsn, mem};
 use crate::{Error, Result};
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
+use std::borrow::Borrow;
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Poll, Waker};
 
 /// Log blocks written by one request.
 const GROUP_BLOCKS: usize = 64;
@@ -69,11 +73,40 @@ pub enum FlushError {
     Failed(Error),
 }
 
-#[derive(Default)]
 struct SyncState {
     running: bool,
     started: u64,
     completed: u64,
+    /// Where the next log block goes; while a sync runs it has its own copy.
+    next: Position,
+    /// Flushes that wait for the running sync.
+    waiting: Waiters,
+}
+
+/// A sync that is running. If it is dropped before its end, nobody knows what it did: the pool is poisoned.
+struct Running<'a> {
+    log: &'a Log,
+    number: u64,
+    next: Position,
+    /// How it ended.
+    ok: Option<bool>,
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        if self.ok.is_none() {
+            self.log.poison.set("a flush was given up while it ran");
+        }
+        let mut s = self.log.sync.lock();
+        s.running = false;
+        s.next = self.next;
+        if self.ok == Some(true) {
+            s.completed = self.number;
+        }
+        let woken = s.waiting.take();
+        drop(s);
+        woken.wake();
+    }
 }
 
 /// Where the next log block goes.
@@ -88,11 +121,12 @@ pub struct Position {
 struct Append {
     head: Lsn,
     reserved: u64,
+    /// What is being appended.
+    frames: Vec<u8>,
 }
 
 /// The log of an open pool.
 pub struct Log {
-    dev: Arc<dyn BlockDev>,
     ring: Ring,
     start: u64,
     blocks: u64,
@@ -103,10 +137,7 @@ pub struct Log {
     durable: AtomicU64,
     tail: AtomicU64,
     sync: Mutex<SyncState>,
-    synced: Condvar,
-    /// Only the thread that syncs takes it, and holds it over I/O.
-    next: Mutex<Position>,
-    /// Index in `next`, for everybody.
+    /// Index of the next log block, for everybody.
     next_index: AtomicU64,
     /// A stream position at which a new block has to begin, and the block that did.
     mark: Mutex<Option<(Lsn, Option<Position>)>>,
@@ -128,7 +159,6 @@ pub struct Resume {
 impl Log {
     /// The log of a pool in blocks `region.0 .. region.0 + region.1`.
     pub fn new(
-        dev: Arc<dyn BlockDev>,
         ring: Ring,
         region: (u64, u64),
         pool_id: [u8; 16],
@@ -137,20 +167,23 @@ impl Log {
         at: Resume,
     ) -> Self {
         Self {
-            dev,
             ring,
             start: region.0,
             blocks: region.1,
             pool_id,
             generation,
             poison,
-            append: Mutex::new(Append { head: at.head, reserved: 0 }),
+            append: Mutex::new(Append { head: at.head, reserved: 0, frames: Vec::new() }),
             durable: AtomicU64::new(at.durable.0),
             tail: AtomicU64::new(at.tail),
-            sync: Mutex::default(),
-            synced: Condvar::new(),
+            sync: Mutex::new(SyncState {
+                running: false,
+                started: 0,
+                completed: 0,
+                next: at.next,
+                waiting: Waiters::default(),
+            }),
             next_index: AtomicU64::new(at.next.index),
-            next: Mutex::new(at.next),
             mark: Mutex::new(None),
         }
     }
@@ -192,17 +225,19 @@ impl Log {
 
     /// Appends records, in order, within the caller's reservation; returns the LSN after the last, and the
     /// bytes that they took.
-    pub fn append(&self, records: &[Record]) -> (Lsn, u64) {
-        let mut a = self.append.lock();
-        let mut frames = Vec::with_capacity(records.len() * mem(MAP_FRAME));
+    pub fn append<R: Borrow<Record>>(&self, records: impl IntoIterator<Item = R>) -> (Lsn, u64) {
+        let mut append = self.append.lock();
+        let a = &mut *append;
+        a.frames.clear();
         for record in records {
-            let lsn = Lsn(a.head.0 + frames.len() as u64);
-            write_frame(&mut frames, lsn, &record.encode());
+            let lsn = Lsn(a.head.0 + a.frames.len() as u64);
+            write_frame(&mut a.frames, lsn, &record.borrow().encode());
         }
-        self.ring.put(a.head, &frames);
-        a.head.0 += frames.len() as u64;
-        a.reserved -= frames.len() as u64;
-        (a.head, frames.len() as u64)
+        self.ring.put(a.head, &a.frames);
+        let len = a.frames.len() as u64;
+        a.head.0 += len;
+        a.reserved -= len;
+        (a.head, len)
     }
 
     /// Bytes that `record` takes.
@@ -249,103 +284,117 @@ impl Log {
     }
 
     /// Makes everything acknowledged before the call durable. Callers share syncs.
-    pub fn flush(&self, for_checkpoint: bool) -> std::result::Result<(), FlushError> {
-        let mut s = self.sync.lock();
-        let joins = s.running && Mutation::JoinRunningSync.on();
-        let need = if joins { s.started } else { s.started + 1 };
+    pub async fn flush(&self, io: &impl Io, for_checkpoint: bool) -> std::result::Result<(), FlushError> {
+        let mut need = None;
         loop {
-            self.poison.check().map_err(FlushError::Failed)?;
-            if s.completed >= need {
-                return Ok(());
-            }
-            if s.running {
-                self.synced.wait(&mut s);
-                continue;
-            }
-            if !for_checkpoint && self.free_blocks() < 2 * self.kept_blocks() {
-                return Err(FlushError::NeedCheckpoint);
-            }
-            s.running = true;
-            s.started += 1;
-            let mine = s.started;
-            drop(s);
-            let result = self.sync_once();
+            let turn = poll_fn(|cx| self.turn(&mut need, for_checkpoint, cx.waker())).await?;
+            let Some(mut running) = turn else { return Ok(()) };
+            let result = self.sync_once(io, &mut running.next).await;
             if let Err(e) = &result
                 && !Mutation::IgnoreFailedSync.on()
             {
+                // Before anybody is woken (H11).
                 self.poison.set(&e.to_string());
             }
-            s = self.sync.lock();
-            s.running = false;
-            if result.is_ok() {
-                s.completed = mine;
-            }
-            self.synced.notify_all();
+            running.ok = Some(result.is_ok());
+            drop(running);
             result.map_err(FlushError::Failed)?;
         }
     }
 
-    fn sync_once(&self) -> Result<()> {
+    /// What a flush does next: nothing, when a sync begun after its arrival has ended; wait for the running one;
+    /// or run one itself.
+    fn turn(
+        &self,
+        need: &mut Option<u64>,
+        for_checkpoint: bool,
+        waker: &Waker,
+    ) -> Poll<std::result::Result<Option<Running<'_>>, FlushError>> {
+        let mut s = self.sync.lock();
+        let joins = s.running && Mutation::JoinRunningSync.on();
+        let need = *need.get_or_insert(if joins { s.started } else { s.started + 1 });
+        if let Err(e) = self.poison.check() {
+            return Poll::Ready(Err(FlushError::Failed(e)));
+        }
+        if s.completed >= need {
+            return Poll::Ready(Ok(None));
+        }
+        if s.running {
+            s.waiting.add(waker);
+            return Poll::Pending;
+        }
+        if !for_checkpoint && self.free_blocks() < 2 * self.kept_blocks() {
+            return Poll::Ready(Err(FlushError::NeedCheckpoint));
+        }
+        s.running = true;
+        s.started += 1;
+        Poll::Ready(Ok(Some(Running { log: self, number: s.started, next: s.next, ok: None })))
+    }
+
+    async fn sync_once(&self, io: &impl Io, next: &mut Position) -> Result<()> {
         let from = self.durable();
         // Read after every flush that this sync answers has arrived.
         let to = self.head();
-        let sync = |what: &str| self.dev.sync().map_err(|e| Error::io(format!("sync {what}"), e));
         if !Mutation::OneSync.on() {
-            sync("data")?;
+            io.sync().await.map_err(|e| Error::io("sync data", e))?;
         }
-        let mut next = self.next.lock();
         let mut resume = to;
         // Read after `to`: a mark beyond it is for the next group.
         let mark = *self.mark.lock();
         match mark {
             Some((mark, None)) if mark <= to => {
-                self.write_records(&mut next, from, mark)?;
+                self.write_records(io, next, from, mark).await?;
                 *self.mark.lock() = Some((mark, Some(*next)));
-                self.write_records(&mut next, mark, to)?;
+                self.write_records(io, next, mark, to).await?;
             }
             _ if Mutation::RewrittenTail.on() => {
                 let whole = Lsn(to.0 - (to.0 - from.0) % PAYLOAD as u64);
-                self.write_records(&mut next, from, whole)?;
+                self.write_records(io, next, from, whole).await?;
                 let last = *next;
-                self.write_records(&mut next, whole, to)?;
+                self.write_records(io, next, whole, to).await?;
                 (*next, resume) = (last, whole);
             }
-            _ => self.write_records(&mut next, from, to)?,
+            _ => self.write_records(io, next, from, to).await?,
         }
-        drop(next);
         if from < to || Mutation::OneSync.on() {
             // A cut before this sync keeps the flushed state, or the new one: the chain tells which.
-            sync("log")?;
+            io.sync().await.map_err(|e| Error::io("sync log", e))?;
             self.durable.store(resume.0, Ordering::Release);
         }
         Ok(())
     }
 
     /// Writes the stream `from..to`, padded to whole blocks.
-    fn write_records(&self, next: &mut Position, from: Lsn, to: Lsn) -> Result<()> {
+    async fn write_records(&self, io: &impl Io, next: &mut Position, from: Lsn, to: Lsn) -> Result<()> {
         let mut at = from;
-        let mut stream = [0; PAYLOAD];
         while at < to {
-            let room = self.blocks - next.index % self.blocks;
-            let want = (to.0 - at.0).div_ceil(PAYLOAD as u64);
-            let n = mem(want.min(room)).min(GROUP_BLOCKS);
-            let mut group = AlignedBuf::reused(n * BLOCK);
             let first = next.index;
-            for block in group.chunks_mut(BLOCK) {
-                let len = mem(to.0 - at.0).min(PAYLOAD);
-                self.ring.get(at, &mut stream[..len]);
-                let Position { index, chain } = *next;
-                let chain =
-                    write_block(block, chain, &self.pool_id, self.generation, index, at, &stream[..len]);
-                *next = Position { index: index + 1, chain };
-                at.0 += len as u64;
-            }
+            let group = self.group(next, &mut at, to);
             let used = next.index - self.tail.load(Ordering::Acquire);
             assert!(used <= self.blocks, "the log never overtakes itself");
             self.next_index.store(next.index, Ordering::Release);
             let offset = (self.start + first % self.blocks) * BLOCK_BYTES;
-            self.dev.write_at(offset, &group).map_err(|e| Error::io("write log", e))?;
+            let written = io.write(offset, Source::Memory(&group)).await;
+            written.map_err(|e| Error::io("write log", e))?;
         }
         Ok(())
+    }
+
+    /// The next consecutive blocks of the log, filled from the ring; moves `next` and `at` behind them.
+    fn group(&self, next: &mut Position, at: &mut Lsn, to: Lsn) -> AlignedBuf {
+        let mut stream = [0; PAYLOAD];
+        let room = self.blocks - next.index % self.blocks;
+        let want = (to.0 - at.0).div_ceil(PAYLOAD as u64);
+        let n = mem(want.min(room)).min(GROUP_BLOCKS);
+        let mut group = AlignedBuf::reused(n * BLOCK);
+        for block in group.chunks_mut(BLOCK) {
+            let len = mem(to.0 - at.0).min(PAYLOAD);
+            self.ring.get(*at, &mut stream[..len]);
+            let Position { index, chain } = *next;
+            let chain = write_block(block, chain, &self.pool_id, self.generation, index, *at, &stream[..len]);
+            *next = Position { index: index + 1, chain };
+            at.0 += len as u64;
+        }
+        group
     }
 }

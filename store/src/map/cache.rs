@@ -4,7 +4,8 @@
 //! then it is removed before the block can be used again.
 
 use crate::format::crc;
-use crate::io::{AlignedBuf, BlockDev};
+use crate::io::port::ready;
+use crate::io::{AlignedBuf, BlockDev, Blocking, Io, Sink};
 use crate::mutation::Mutation;
 use crate::types::{BLOCK, Phys};
 use crate::{Error, Result};
@@ -38,13 +39,14 @@ impl NodeCache {
         Self { dev, cache: Cache::with_weighter(nodes, bytes.max(16 * 4300), ByBytes) }
     }
 
-    /// The node at `p`, verified against the checksum that its parent holds.
-    pub fn load(&self, p: Phys, sum: u32) -> Result<Arc<Node>> {
+    /// The node at `p`, verified against the checksum that its parent holds; read by `io` when it is not cached.
+    pub async fn load(&self, io: &impl Io, p: Phys, sum: u32) -> Result<Arc<Node>> {
         if let Some(node) = self.cache.get(&p.0) {
             return Ok(node);
         }
         let mut buf = AlignedBuf::reused(BLOCK);
-        self.dev.read_at(p.offset(), &mut buf).map_err(|e| Error::io(format!("read map node {}", p.0), e))?;
+        let read = io.read(p.offset(), Sink::Memory(&mut buf)).await;
+        read.map_err(|e| Error::io(format!("read map node {}", p.0), e))?;
         if crc(0, &buf) != sum && !Mutation::UncheckedNode.on() {
             return Err(Error::damaged(format!("map node {} fails its checksum", p.0))
                 .hint("`cowslip check` lists the damage"));
@@ -54,9 +56,19 @@ impl NodeCache {
         Ok(node)
     }
 
+    /// Like [`NodeCache::load`], where the thread may wait for the device.
+    pub fn load_now(&self, p: Phys, sum: u32) -> Result<Arc<Node>> {
+        ready(self.load(&self.blocking(), p, sum))
+    }
+
     /// Puts a node that was just written.
     pub fn insert(&self, p: Phys, node: Arc<Node>) {
         self.cache.insert(p.0, node);
+    }
+
+    /// The device, for a thread that may wait.
+    pub fn blocking(&self) -> Blocking<'_> {
+        Blocking(&*self.dev)
     }
 
     /// Forgets blocks that are about to be freed.

@@ -70,7 +70,7 @@ impl<F: FnMut(Phys) -> Result<()>> Walk<'_, F> {
         match child {
             Child::Node { p, crc, .. } if level > 0 => {
                 let size = span(level - 1);
-                for (i, c) in upper_entries(&*self.cache.load(p, crc)?)?.into_iter().enumerate() {
+                for (i, c) in upper_entries(&*self.cache.load_now(p, crc)?)?.into_iter().enumerate() {
                     if let stop @ Progress::StopAt(_) = self.visit(c, level - 1, base + i as u64 * size)? {
                         return Ok(stop);
                     }

@@ -4,7 +4,7 @@
 //! per checkpoint (H16). What a head drops is freed exactly when its origin cannot have it.
 
 use super::NodeCache;
-use super::tree::{leaf_view, resolve, upper_entries};
+use super::tree::{leaf_view, resolve_now, upper_entries};
 use crate::alloc::{Allocator, Stream};
 use crate::format::crc;
 use crate::format::node::{Child, FANOUT, LEAF_ENTRIES, LeafEntry, Root, pack_leaf, span};
@@ -199,7 +199,7 @@ impl Merger<'_, '_> {
     fn children(&self, source: Source, level: u8) -> Result<Vec<Source>> {
         Ok(match source {
             Source::Child(Child::Node { p, crc, .. }) => {
-                upper_entries(&*self.cache.load(p, crc)?)?.into_iter().map(Source::Child).collect()
+                upper_entries(&*self.cache.load_now(p, crc)?)?.into_iter().map(Source::Child).collect()
             }
             Source::Child(_) => vec![Source::Child(Child::Hole); mem(FANOUT)],
             Source::Lifted(root) => {
@@ -289,7 +289,7 @@ impl Merger<'_, '_> {
             }
             Child::Node { p, crc, .. } if level > 0 => {
                 let size = span(level - 1);
-                for (i, c) in upper_entries(&*self.cache.load(p, crc)?)?.into_iter().enumerate() {
+                for (i, c) in upper_entries(&*self.cache.load_now(p, crc)?)?.into_iter().enumerate() {
                     self.drop_subtree(c, level - 1, base + i as u64 * size)?;
                 }
             }
@@ -312,7 +312,7 @@ impl Merger<'_, '_> {
             Child::Hole => Ok(0),
             Child::Run { .. } => Ok(LEAF_ENTRIES),
             Child::Node { p, crc, .. } if level > 0 => {
-                let children = upper_entries(&*self.cache.load(p, crc)?)?;
+                let children = upper_entries(&*self.cache.load_now(p, crc)?)?;
                 children.into_iter().map(|c| self.count(c, level - 1)).sum()
             }
             Child::Node { .. } => {
@@ -327,6 +327,6 @@ impl Merger<'_, '_> {
 pub fn outlives(cache: &NodeCache, entry: LeafEntry, l: u64, epoch: Epoch, root: Root) -> Result<bool> {
     match entry.birth {
         Some(birth) => Ok(birth <= epoch),
-        None => Ok(resolve(cache, root, l, 1)?.data.is_some_and(|e| e.p == entry.p)),
+        None => Ok(resolve_now(cache, root, l, 1)?.data.is_some_and(|e| e.p == entry.p)),
     }
 }

@@ -3,6 +3,8 @@
 use super::NodeCache;
 use super::cache::Node;
 use crate::format::node::{Child, FANOUT, LEAF_ENTRIES, LeafEntry, Root, span, unpack_leaf};
+use crate::io::Io;
+use crate::io::port::ready;
 use crate::types::{Epoch, mem};
 use crate::{Error, Result};
 
@@ -48,7 +50,7 @@ pub fn leaf_view(cache: &NodeCache, child: Child) -> Result<Vec<Option<LeafEntry
         Child::Run { p, birth } => {
             Ok((0..LEAF_ENTRIES).map(|i| Some(LeafEntry { p: p.plus(i), birth: Some(birth) })).collect())
         }
-        Child::Node { p, birth, crc } => leaf_entries(&*cache.load(p, crc)?, birth),
+        Child::Node { p, birth, crc } => leaf_entries(&*cache.load_now(p, crc)?, birth),
     }
 }
 
@@ -63,13 +65,13 @@ pub fn subtree(cache: &NodeCache, root: Root, level: u8, base: u64) -> Result<Op
     let mut child = root.child;
     for below in (level..root.height).rev() {
         let Child::Node { p, crc, .. } = child else { return Ok(Some(Child::Hole)) };
-        child = upper_entry(&*cache.load(p, crc)?, base / span(below) % FANOUT)?;
+        child = upper_entry(&*cache.load_now(p, crc)?, base / span(below) % FANOUT)?;
     }
     Ok(Some(child))
 }
 
 /// Where block `l` and at most `max − 1` blocks after it lie.
-pub fn resolve(cache: &NodeCache, root: Root, l: u64, max: u64) -> Result<Extent> {
+pub async fn resolve(io: &impl Io, cache: &NodeCache, root: Root, l: u64, max: u64) -> Result<Extent> {
     if l >= span(root.height) {
         return Ok(Extent { len: max, data: None });
     }
@@ -85,7 +87,7 @@ pub fn resolve(cache: &NodeCache, root: Root, l: u64, max: u64) -> Result<Extent
                 return Ok(Extent { len: rest, data });
             }
             Child::Node { p, birth, crc } => {
-                let node = cache.load(p, crc)?;
+                let node = cache.load(io, p, crc).await?;
                 if level == 0 {
                     return leaf_extent(&node, birth, l % LEAF_ENTRIES, rest);
                 }
@@ -94,6 +96,11 @@ pub fn resolve(cache: &NodeCache, root: Root, l: u64, max: u64) -> Result<Extent
             }
         }
     }
+}
+
+/// Like [`resolve`], where the thread may wait for the device.
+pub fn resolve_now(cache: &NodeCache, root: Root, l: u64, max: u64) -> Result<Extent> {
+    ready(resolve(&cache.blocking(), cache, root, l, max))
 }
 
 fn leaf_extent(node: &Node, birth: Epoch, at: u64, max: u64) -> Result<Extent> {

@@ -6,6 +6,7 @@ use super::open::perform;
 use crate::catalog::{Catalog, Version};
 use crate::core::Core;
 use crate::format::record::{CutEntry, Record};
+use crate::io::port::block_on;
 use crate::log::Log;
 use crate::snapshot::Snapshot;
 use crate::types::{BLOCK_BYTES, Epoch, MAX_VOLUME_BYTES, VersionId, VolumeId};
@@ -100,7 +101,7 @@ impl Core {
         if frame > self.log.largest_reservation() {
             return Err(Error::invalid("names and labels are too long together"));
         }
-        self.reserve_ring(frame)
+        block_on(self.reserve_ring(&self.blocking(), frame))
     }
 
     fn apply_reserved(&self, record: &Record) -> Result<()> {
@@ -144,7 +145,7 @@ impl Pool {
             }
         };
         core.record(&record)?;
-        core.flush()?;
+        core.flush_now()?;
         self.volume(name)
     }
 
@@ -164,7 +165,7 @@ impl Pool {
             id
         };
         core.record(&Record::Rename { volume, name: new.to_owned() })?;
-        core.flush()?;
+        core.flush_now()?;
         self.volume(new)
     }
 
@@ -191,7 +192,7 @@ impl Pool {
         }
         if size_blocks > old {
             core.record(&Record::Resize { volume, size_blocks })?;
-            core.flush()?;
+            core.flush_now()?;
             if let Some(handle) = core.open_handle(volume) {
                 handle.size_blocks.store(size_blocks, Ordering::Release);
             }
@@ -217,7 +218,7 @@ impl Pool {
             v.id
         };
         core.record(&Record::DeleteVolume { volume })?;
-        core.flush()?;
+        core.flush_now()?;
         core.poke();
         Ok(())
     }
@@ -234,7 +235,7 @@ impl Pool {
         };
         if old != attached {
             core.record(&Record::Attach { volume, attached })?;
-            core.flush()?;
+            core.flush_now()?;
         }
         Ok(())
     }
@@ -264,7 +265,7 @@ impl Pool {
         let done = core.apply_reserved(&record);
         drop(gates);
         done?;
-        core.flush()?;
+        core.flush_now()?;
         if core.has_many_layers() {
             core.poke();
         }
@@ -278,7 +279,7 @@ impl Pool {
         core.writable()?;
         let version = core.catalog.lock().snapshot_named(volume, name)?.id;
         core.record(&Record::DeleteSnapshot { version })?;
-        core.flush()?;
+        core.flush_now()?;
         core.poke();
         Ok(())
     }
@@ -304,7 +305,7 @@ impl Pool {
             }
         };
         core.record(&record)?;
-        core.flush()?;
+        core.flush_now()?;
         self.volume(new)
     }
 
@@ -329,7 +330,7 @@ impl Pool {
             *h.head.write() = core.cell(head)?;
         }
         drop(gate);
-        core.flush()?;
+        core.flush_now()?;
         core.poke();
         self.volume(volume)
     }

@@ -33,7 +33,7 @@ impl Pool {
 
     /// Everything acknowledged before the call survives power loss when this returns.
     pub fn flush(&self) -> Result<()> {
-        self.core.flush()
+        self.core.flush_now()
     }
 
     /// Runs a checkpoint: the memtable goes into the trees, deletions go on by a slice.

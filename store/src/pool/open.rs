@@ -345,7 +345,7 @@ fn open_core(dev: Arc<dyn BlockDev>, environment: Environment<'_>) -> Result<Cor
             ring.bind(&Binding { pool_id: sb.pool_id(), boot_id, generation: sb.generation() });
         }
     }
-    let log = Log::new(dev.clone(), ring, layout.log, sb.pool_id(), sb.generation(), poison.clone(), resume);
+    let log = Log::new(ring, layout.log, sb.pool_id(), sb.generation(), poison.clone(), resume);
     let core = Core {
         cache: NodeCache::new(dev.clone(), cache_bytes),
         dev,
@@ -410,16 +410,17 @@ const IDLE: Duration = Duration::from_secs(5);
 fn checkpointer(core: &Core) {
     loop {
         let mut o = core.orders.lock();
-        if !o.stop && !o.poke && o.wanted == o.done && o.back_wanted == o.back_done {
+        if !o.stop && !o.poke && o.checkpoint.is_answered() && o.backing.is_answered() {
             core.ordered.wait_for(&mut o, IDLE);
         }
         if o.stop {
-            core.ordered.notify_all();
-            return;
+            let woken = o.waiting.take();
+            drop(o);
+            return woken.wake();
         }
-        let (wanted, back_wanted) = (o.wanted, o.back_wanted);
         o.poke = false;
-        let (asked, back) = (wanted != o.done, back_wanted != o.back_done);
+        let (checkpoint, backing) = (o.checkpoint, o.backing);
+        let (asked, back) = (!checkpoint.is_answered(), !backing.is_answered());
         drop(o);
         core.back_more(back);
         if asked || (!core.poison.is_set() && has_work(core)) {
@@ -427,8 +428,10 @@ fn checkpointer(core: &Core) {
             let _ = core.run_checkpoint();
         }
         let mut o = core.orders.lock();
-        (o.done, o.back_done) = (wanted, back_wanted);
-        core.ordered.notify_all();
+        (o.checkpoint.done, o.backing.done) = (checkpoint.wanted, backing.wanted);
+        let woken = o.waiting.take();
+        drop(o);
+        woken.wake();
     }
 }
 

@@ -110,6 +110,8 @@ pub struct World {
     pub pending: Option<Op>,
     pub write_through: bool,
     pub slice_leaves: u64,
+    /// Checkpoints run on a thread of their own.
+    pub background: bool,
 }
 
 pub const POOL_BYTES: u64 = 24 << 20;
@@ -136,6 +138,7 @@ impl World {
             pending: None,
             write_through: false,
             slice_leaves: 1,
+            background: false,
         }
     }
 
@@ -147,7 +150,7 @@ impl World {
             boot_id: [self.boot; 16],
             ring: &mut |_, _| if none { Err("off".into()) } else { Ok(Ring::heap(ring.clone())) },
             read_only: false,
-            background: false,
+            background: self.background,
             cache_bytes: 128 << 10,
             slice_leaves: self.slice_leaves,
         };
@@ -338,6 +341,7 @@ impl World {
             pending: self.pending.clone(),
             write_through: self.write_through,
             slice_leaves: self.slice_leaves,
+            background: self.background,
         }
     }
 
