@@ -3,12 +3,13 @@
 //! serves, then mounts, loop devices and files. All of them are known by the rig's directory in their names.
 
 use crate::{binary, has_program, skip};
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fmt::Debug;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -62,6 +63,13 @@ pub struct Rig {
     dir: TempDir,
     /// Loop devices have it in the names of what they show. Known when an agent served.
     pool_id: OnceLock<String>,
+    /// The kernel's names of the devices that were attached.
+    attached: Mutex<BTreeSet<String>>,
+}
+
+/// What the agents of the tests make devices with: `loop`, or what `COWSLIP_TEST_TRANSPORT` says.
+pub fn transport() -> String {
+    std::env::var("COWSLIP_TEST_TRANSPORT").unwrap_or_else(|_| "loop".into())
 }
 
 impl Rig {
@@ -81,11 +89,12 @@ impl Rig {
         }
         // A pool is opened with O_DIRECT, which a tmpfs may refuse.
         let dir = tempfile::tempdir_in("/var/tmp").expect("a temporary directory");
-        let rig = Self { dir, pool_id: OnceLock::new() };
+        let rig = Self { dir, pool_id: OnceLock::new(), attached: Mutex::default() };
         let dir = rig.dir.path().display();
         let text = format!(
             "pool = '{dir}/pool'\nsocket = '{dir}/agent.sock'\nrun_dir = '{dir}/run'\ndevice_dir = '{dir}/dev'\n\
-             snapshots_dir = '{dir}/snapshots'\ntransport = 'loop'\n"
+             snapshots_dir = '{dir}/snapshots'\ntransport = '{}'\n",
+            transport()
         );
         fs::write(rig.path("config.toml"), text).expect("the directory is writable");
         Some(rig)
@@ -216,7 +225,11 @@ impl Rig {
 
     /// Attaches a volume; its device.
     pub fn attach(&self, name: &str) -> PathBuf {
-        PathBuf::from(self.ok(&format!("volume attach {name}")).trim_end())
+        let device = PathBuf::from(self.ok(&format!("volume attach {name}")).trim_end());
+        let node = fs::canonicalize(&device).unwrap_or_else(|e| panic!("{}: {e}", device.display()));
+        let node = node.file_name().expect("a device has a name").to_string_lossy().into_owned();
+        self.attached.lock().expect("nobody panics with it").insert(node);
+        device
     }
 
     /// Mounts a device on a directory of the rig.
@@ -247,6 +260,15 @@ impl Rig {
         let mut ours: Vec<_> = points.filter(|point| point.starts_with(&place)).map(str::to_owned).collect();
         ours.reverse();
         ours
+    }
+
+    /// Devices of this rig's volumes that the kernel has.
+    pub fn devices(&self) -> Vec<String> {
+        if transport() == "loop" {
+            return self.loops();
+        }
+        let attached = self.attached.lock().expect("nobody panics with it");
+        attached.iter().filter(|name| Path::new("/sys/block").join(name).exists()).cloned().collect()
     }
 
     /// Loop devices over files below the rig's directory, and those of its volumes.

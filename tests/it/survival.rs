@@ -1,28 +1,15 @@
 //! Agents that are killed and stopped under mounted volumes: whoever uses a volume waits, and gets no error.
 
-use crate::rig::{Ended, Rig, Running, host_tool, random, signal, tool, unmount};
+use crate::rig::{Rig, Running, host_tool, random, signal, tool, unmount};
+use integration_tests::load::{Load, under_load};
 use integration_tests::{has_program, skip};
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::process::Stdio;
 use std::time::Duration;
 
 const KILLS: u32 = 20;
 const SEED: u64 = 20;
-
-/// Writes of many sizes, each read again and compared.
-fn verified_load(dir: &Path) -> Command {
-    let mut fio = host_tool("fio");
-    fio.args(["--name=verified", "--size=200M", "--rw=randrw", "--rwmixread=30", "--bsrange=4k-64k"]);
-    fio.args(["--ioengine=libaio", "--iodepth=16", "--direct=1", "--fsync=128"]);
-    fio.args(["--verify=crc32c", "--verify_fatal=1", "--verify_backlog=256", "--randrepeat=0"]);
-    // It would write into the directory that it is started in.
-    fio.arg("--verify_state_save=0");
-    fio.arg("--output-format=terse").arg(format!("--directory={}", dir.display()));
-    fio.stdout(Stdio::null()).stderr(Stdio::piped());
-    fio
-}
 
 /// Something to do for the agent between two kills.
 fn between(rig: &Rig, round: u32) {
@@ -34,18 +21,6 @@ fn between(rig: &Rig, round: u32) {
     };
 }
 
-/// Runs the load over and over until `done`.
-fn load_until(dir: &Path, done: &AtomicBool) -> (u32, Ended) {
-    let mut runs = 1;
-    loop {
-        let ended = Running::start(&mut verified_load(dir)).end();
-        if ended.code != Some(0) || done.load(Ordering::SeqCst) {
-            return (runs, ended);
-        }
-        runs += 1;
-    }
-}
-
 #[test]
 fn the_agent_is_killed_twenty_times_under_verified_load() {
     if !has_program("fio") {
@@ -54,19 +29,7 @@ fn the_agent_is_killed_twenty_times_under_verified_load() {
     let Some(rig) = Rig::new("4G") else { return };
     let device = rig.ext4("v", "512M");
     let dir = rig.mount(&device, "mnt", "defaults");
-    let done = AtomicBool::new(false);
-    let (runs, load) = std::thread::scope(|scope| {
-        let load = scope.spawn(|| load_until(&dir, &done));
-        let killing = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| kill_at_random(&rig)));
-        done.store(true, Ordering::SeqCst);
-        if let Err(panic) = killing {
-            // The load would wait for a device that nobody serves.
-            rig.processes().into_iter().for_each(|pid| signal("KILL", pid));
-            std::panic::resume_unwind(panic);
-        }
-        load.join().expect("the load does not panic")
-    });
-    assert_eq!(load.code, Some(0), "run {runs}: {load:?}\n{}", rig.log());
+    let runs = under_load(&rig, &Load::on_files(&dir), || kill_at_random(&rig));
     println!("{runs} runs of verified load");
     unmount(&dir);
     tool("e2fsck", [Path::new("-fn"), &device]);
@@ -127,7 +90,7 @@ fn a_mounted_volume_waits_for_the_next_agent() {
     fs::write(dir.join("file"), "before").expect("the volume takes it");
     tool("sync", [Path::new("-f"), &dir]);
     rig.terminate();
-    assert_eq!(rig.loops().len(), 1, "the device lives");
+    assert_eq!(rig.devices().len(), 1, "the device lives");
 
     let mut write = host_tool("dd");
     write.args(["if=/dev/zero", "bs=1M", "count=8", "oflag=direct", "status=none"]);
@@ -141,7 +104,7 @@ fn a_mounted_volume_waits_for_the_next_agent() {
     unmount(&dir);
     tool("e2fsck", [Path::new("-fn"), &device]);
     rig.stop_and_check();
-    assert_eq!(rig.loops(), [] as [String; 0]);
+    assert_eq!(rig.devices(), [] as [String; 0]);
 }
 
 #[test]
@@ -149,9 +112,9 @@ fn devices_without_a_user_go_with_the_agent() {
     let Some(rig) = Rig::new("512M") else { return };
     let device = rig.ext4("v", "64M");
     assert!(device.exists());
-    assert_eq!(rig.loops().len(), 1);
+    assert_eq!(rig.devices().len(), 1);
     rig.stop_and_check();
-    assert_eq!(rig.loops(), [] as [String; 0]);
+    assert_eq!(rig.devices(), [] as [String; 0]);
     assert!(fs::symlink_metadata(&device).is_err(), "its name is gone");
     assert!(!rig.path("agent.sock").exists() && !rig.path("agent.sock.holder").exists());
 

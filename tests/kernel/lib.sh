@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # What the scripts of the kernel harness share. Sourced by them, with `set -euo pipefail`.
-# shellcheck disable=SC2034
+# shellcheck disable=SC2034,SC2154
 
 # The kernel that the tests want. Where a mirror no longer has it, its newest one is taken.
 kernel_version=${COWSLIP_KERNEL_VERSION:-7.3}
@@ -42,4 +42,79 @@ find_suite() { # DIR SUITE
     tail -n 5 "$dir/update.log" >&2 || :
     die "no mirror of this machine's apt configuration has Debian's $suite" \
         "name a Debian mirror that has it: COWSLIP_DEBIAN_MIRROR=URL"
+}
+
+# A directory in $scratch for one boot. It goes when the script ends; the logs of a failure are kept.
+make_scratch() {
+    # Where big sparse files may lie; /tmp is often in memory.
+    local parent=${COWSLIP_KERNEL_TMP:-/var/tmp} old owner
+    # Left by those that were killed.
+    for old in "$parent"/cowslip-kernel.*; do
+        if owner=$(cat "$old/owner" 2>/dev/null) && ! kill -0 "$owner" 2>/dev/null; then
+            rm -rf "$old"
+        fi
+    done
+    scratch=$(mktemp -d "$parent/cowslip-kernel.XXXXXX")
+    printf '%s\n' "$$" >"$scratch/owner"
+    uml=
+    follower=
+    trap end_of_boot EXIT
+    trap 'exit 130' INT
+    trap 'exit 143' TERM HUP
+}
+
+end_of_boot() {
+    local status=$?
+    trap - EXIT
+    [ -z "$uml" ] || kill -KILL "$uml" 2>/dev/null || :
+    [ -z "$follower" ] || kill "$follower" 2>/dev/null || :
+    wait
+    if [ "$status" != 0 ] && [ -s "$scratch/console" ]; then
+        mkdir -p "$cache/logs"
+        local log
+        log=$(mktemp -d "$cache/logs/$(date +%Y%m%d-%H%M%S).XXXX")
+        cp "$scratch/console" "$log"
+        [ ! -e "$scratch/job/dmesg" ] || cp "$scratch/job/dmesg" "$log"
+        say "exit code $status; console and kernel log are kept in $log"
+        # The newest twenty.
+        find "$cache/logs" -mindepth 1 -maxdepth 1 -type d | sort -r | tail -n +21 | xargs -r rm -rf
+    fi
+    rm -rf "$scratch"
+    exit "$status"
+}
+
+# Boots $kernel and waits for the result that the machine leaves in the job directory; exits with it.
+boot() { # SECONDS KERNEL-ARGUMENT…
+    local limit=$1 ended=0
+    shift
+    : >"$scratch/console"
+    # Whichever of these dies, the machine dies with it; its time limit needs none of the others.
+    # The machine's memory is a file: in /dev/shm unless TMPDIR says something else.
+    env -u TMPDIR setpriv --pdeathsig KILL timeout --foreground -s KILL "$limit" setpriv --pdeathsig KILL \
+        "$kernel" "$@" con=null con0=fd:0,fd:1 quiet panic=-1 </dev/null >"$scratch/console" 2>&1 &
+    uml=$!
+    tail -q -s 0.1 -n +1 -f "$scratch/console" &
+    follower=$!
+    while [ ! -e "$scratch/job/status" ] && kill -0 "$uml" 2>/dev/null; do
+        sleep 0.1
+    done
+    # It has said what it had to say.
+    kill -KILL "$uml" 2>/dev/null || :
+    wait "$uml" 2>/dev/null || ended=$?
+    uml=
+    # For what it said last.
+    sleep 0.3
+    kill "$follower" 2>/dev/null || :
+    follower=
+    if [ -e "$scratch/job/dmesg" ] && grep -E 'BUG:|WARNING:|Oops|blocked for more than' "$scratch/job/dmesg" >&2; then
+        say "the kernel complained: see above"
+    fi
+    if [ -e "$scratch/job/status" ]; then
+        exit "$(cat "$scratch/job/status")"
+    elif [ "$ended" = 137 ] || [ "$ended" = 124 ]; then
+        say "error: killed after $limit s without a result"
+        exit 124
+    fi
+    say "error: the kernel ended without a result (its exit code: $ended)"
+    exit 125
 }
