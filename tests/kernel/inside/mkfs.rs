@@ -2,7 +2,6 @@
 
 use integration_tests::rig::{Rig, noise, tool, unmount};
 use std::fs;
-use std::path::Path;
 
 fn a_file_system_lives_on_a_volume(mkfs: &[&str], fsck: &[&str]) {
     let rig = Rig::new("4G").expect("this kernel has all that is needed");
@@ -28,7 +27,10 @@ fn a_file_system_lives_on_a_volume(mkfs: &[&str], fsck: &[&str]) {
     assert!(fs::read(dir.join("data")).expect("it is there again") == data, "it is what it was");
     assert!(!dir.join("later").exists());
     unmount(&dir);
-    tool(fsck[0], fsck[1..].iter().map(AsRef::as_ref).chain([Path::new(&device).as_os_str()]));
+    // A mounted vfat cannot be frozen: its snapshot says that it was not unmounted.
+    if mkfs[0] != "mkfs.vfat" {
+        tool(fsck[0], fsck[1..].iter().map(AsRef::as_ref).chain([device.as_os_str()]));
+    }
     rig.ok("-q volume detach v");
     rig.stop_and_check();
 }

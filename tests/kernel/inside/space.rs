@@ -32,6 +32,7 @@ fn a_discarded_device_costs_nothing() {
     );
     assert!(used_mib(&rig) >= empty + 200, "{} MiB", used_mib(&rig));
     tool("blkdiscard", [&device]);
+    println!("{empty} MiB when empty, {} after the discard", used_mib(&rig));
     rig.eventually("the space is free again", || used_mib(&rig) <= empty + 8);
     let zeros = fs::read(&device).expect("the device answers");
     assert!(
@@ -53,7 +54,8 @@ fn trimming_a_file_system_gives_back_what_its_files_had() {
     assert!(used_mib(&rig) >= before + 300, "{} MiB", used_mib(&rig));
     fs::remove_file(dir.join("data")).expect("it is there");
     sync(&dir);
-    tool("fstrim", [&dir]);
+    let trimmed = tool("fstrim", ["-v".as_ref(), dir.as_os_str()]);
+    println!("{before} MiB before, {} after {trimmed}", used_mib(&rig));
     rig.eventually("the space is free again", || used_mib(&rig) <= before + 16);
     unmount(&dir);
     tool("e2fsck", [Path::new("-fn"), &device]);
