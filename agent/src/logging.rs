@@ -15,6 +15,7 @@ pub fn check_filter(filter: &str) -> Result<(), String> {
 /// Starts logging. `filter` is `info`, `warn,store=debug`, …; one that is not valid counts as `info`.
 /// The first caller in a process decides, later calls change nothing.
 pub fn init(filter: &str) {
+    let filter = with_quiet_libraries(filter);
     let filter = EnvFilter::builder().parse(filter).unwrap_or_else(|_| EnvFilter::new("info"));
     let registry = tracing_subscriber::registry().with(filter);
     if stderr_is_journal()
@@ -27,6 +28,11 @@ pub fn init(filter: &str) {
     let terminal = std::io::stderr().is_terminal();
     let lines = fmt::layer().with_writer(std::io::stderr).with_ansi(terminal).with_target(false);
     let _ = registry.with(lines).try_init();
+}
+
+/// What libraries tell of their own steps is not for the users of an agent, unless they ask for it.
+fn with_quiet_libraries(filter: &str) -> String {
+    if filter.contains("libublk") { filter.into() } else { format!("{filter},libublk=warn") }
 }
 
 /// systemd names the journal's stream by device and inode (systemd.exec(5), JOURNAL_STREAM); a
@@ -51,6 +57,15 @@ mod tests {
         assert!(names_stream("9:1234", 9, 1234));
         for other in ["9:1235", "8:1234", "9", "", "9:", "x:1234", "9:1234:5"] {
             assert!(!names_stream(other, 9, 1234), "{other}");
+        }
+    }
+
+    #[test]
+    fn libraries_are_quiet_unless_asked() {
+        for (filter, used) in [("debug", "debug,libublk=warn"), ("info,libublk=trace", "info,libublk=trace")]
+        {
+            assert_eq!(with_quiet_libraries(filter), used);
+            assert_eq!(check_filter(used), Ok(()));
         }
     }
 

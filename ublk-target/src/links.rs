@@ -62,11 +62,11 @@ impl Links {
         Ok(())
     }
 
-    /// Removes links to loop devices for which `is_live` is false, and what a killed [`set`](Self::set) left.
-    pub(crate) fn sweep(&self, is_live: impl Fn(u32) -> bool) {
+    /// Removes links to devices `PREFIXn` for which `is_live(n)` is false, and what a killed [`set`](Self::set) left.
+    pub(crate) fn sweep(&self, prefix: &str, is_live: impl Fn(u32) -> bool) {
         for entry in std::fs::read_dir(&self.dir).into_iter().flatten().flatten() {
             let Ok(target) = std::fs::read_link(entry.path()) else { continue };
-            let number = target.to_str().and_then(|t| t.strip_prefix("/dev/loop")?.parse().ok());
+            let number = target.to_str().and_then(|t| t.strip_prefix(prefix)?.parse().ok());
             let left_over = entry.file_name().as_encoded_bytes().starts_with(b"@new.");
             if left_over || number.is_some_and(|number| !is_live(number)) {
                 let _ = std::fs::remove_file(entry.path());
@@ -92,7 +92,8 @@ mod tests {
         }
         links.remove("vol", second).unwrap();
         links.set("vol", first).unwrap();
-        links.sweep(|number| number == 1001);
+        links.sweep("/dev/loop", |number| number == 1001);
+        links.sweep("/dev/ublkb", |_| false);
         let left: Vec<_> =
             std::fs::read_dir(dir.path().join("made")).unwrap().map(|e| e.unwrap().file_name()).collect();
         assert_eq!(left, ["vol"]);

@@ -61,6 +61,8 @@ pub trait Transport: Send + Sync {
 /// Dropping it stops serving and leaves the device alive: its I/O waits for the next process. Only
 /// [`detach`](Self::detach) ends it.
 pub trait Attached: Send + Sync {
+    /// The transport's word, as [`Transport::kind`] has it.
+    fn kind(&self) -> &'static str;
     /// Whose device it is.
     fn identity(&self) -> &Identity;
     /// Path of the device node.

@@ -66,8 +66,11 @@ mod tests {
 
     #[test]
     fn every_field_arrives() {
-        let devices =
-            Devices::new(Chosen { transport: None, reason: "test".into() }, Path::new("/dev/x"), "p".into());
+        let devices = Devices::new(
+            Chosen { transport: None, others: Vec::new(), reason: "test".into() },
+            Path::new("/dev/x"),
+            "p".into(),
+        );
         devices.set_failure(7, Some("no fuse".into()));
         let info = VolumeInfo {
             name: "v".into(),

@@ -104,7 +104,7 @@ impl Devices {
         let device = device.read();
         let link = self.device_dir.join(name);
         let path = if link.symlink_metadata().is_ok() { link } else { device.device().to_owned() };
-        Shown { device: Some(path), transport: Some(self.kind()), failure: None }
+        Shown { device: Some(path), transport: Some(device.kind()), failure: None }
     }
 
     /// Remembers why `id` has no device, or that it needs none.
@@ -165,7 +165,6 @@ impl Devices {
     /// Serves again what an earlier agent left alive. `serve` is false when acknowledged writes are
     /// lost: then every device is failed. Answers with those that are not served.
     pub fn recover(&self, pool: &Pool, serve: bool) -> Vec<Lost> {
-        let Some(transport) = &self.chosen.transport else { return Vec::new() };
         let volumes: HashMap<u64, String> = pool.volumes().into_iter().map(|v| (v.id, v.name)).collect();
         let resolve = |key: &VolumeKey| {
             let name = volumes.get(&key.volume_id).filter(|_| serve && key.pool_id == self.pool_id)?;
@@ -173,7 +172,8 @@ impl Devices {
             Some((name.clone(), disk as Arc<dyn ublk_target::Disk>))
         };
         let mut lost = Vec::new();
-        for device in transport.recover(&resolve) {
+        let transports = self.chosen.transport.iter().chain(&self.chosen.others);
+        for device in transports.flat_map(|transport| transport.recover(&resolve)) {
             match device {
                 Recovered::Live(device) => {
                     let id = device.identity().key.volume_id;

@@ -25,6 +25,7 @@ impl Agent {
             "/dev/loop-control",
             "`modprobe loop`; the agent needs root for devices",
         ));
+        facts.push(ublk_fact(self.devices.kind(), self.devices.reason()));
         facts.push(memlock_fact());
         facts.push(self.snapshots_fact());
         facts.extend(mkfs::names().map(mkfs_fact));
@@ -111,6 +112,21 @@ pub fn usable(device: &Path) -> io::Result<()> {
     File::options().read(true).write(true).open(device).map(drop)
 }
 
+/// Without ublk, FUSE and loop serve as well: no failure.
+fn ublk_fact(used: &str, reason: &str) -> Fact {
+    let control = "/dev/ublk-control";
+    match (used, usable(Path::new(control))) {
+        ("ublk", _) => ok("ublk", "used"),
+        (_, Ok(())) if reason.contains("not ublk") => warn("ublk", reason, "see the kernel's log"),
+        (_, Ok(())) => ok("ublk", format!("{control} can be used; another transport is configured")),
+        (_, Err(error)) => warn(
+            "ublk",
+            format!("{control}: {error}: volumes are FUSE files under loop devices, which are slower"),
+            "`modprobe ublk_drv`, on kernel 6.1 or later built with CONFIG_BLK_DEV_UBLK; then restart the agent",
+        ),
+    }
+}
+
 fn mkfs_fact(fs: &str) -> Fact {
     let name = format!("mkfs.{fs}");
     match mkfs::find(fs) {
@@ -164,6 +180,16 @@ mod tests {
     fn capabilities_of_proc() {
         assert!(may_lock_memory("Name:\tx\nCapEff:\t000001ffffffffff\n"));
         assert!(!may_lock_memory("CapEff:\t0000000000000000\n") && !may_lock_memory(""));
+    }
+
+    #[test]
+    fn ublk_is_told_of_as_it_is_used() {
+        assert_eq!(ublk_fact("ublk", "").level(), Level::Ok);
+        if !Path::new("/dev/ublk-control").exists() {
+            let fact = ublk_fact("loop", "why");
+            assert_eq!(fact.level(), Level::Warn);
+            assert!(fact.hint.contains("modprobe ublk_drv") && fact.hint.contains("CONFIG_BLK_DEV_UBLK"));
+        }
     }
 
     #[test]

@@ -47,16 +47,21 @@ use socket::Socket;
 use std::os::unix::fs::MetadataExt;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use store::{OpenOptions, Pool, PoolState};
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::UnixListenerStream;
 use transport::Taken;
+use ublk_target::FdStore;
 
 /// How often the pool's room is looked at.
 const POOL_WATCH: Duration = Duration::from_secs(5);
 /// After how many of these looks the tree of snapshots lets go of what nobody used since the last time.
 const LOOKS_TO_IDLE: u64 = 12;
+/// How long the recovery of devices may take before its process is taken for hung. Each step of it has a shorter limit.
+const RECOVERY: Duration = Duration::from_secs(120);
+/// How long a locked pool is waited for while somebody's device waits for its server.
+const LANDING: Duration = Duration::from_secs(30);
 /// Threads of the server. Work that blocks has threads of its own.
 const SERVER_THREADS: usize = 2;
 /// Operations that run at the same time; others wait.
@@ -99,11 +104,11 @@ fn start(config: Config, keeper: Keeper) -> api::Result<(Arc<Agent>, Socket)> {
     let pool = open_pool(&config, &ring, keeper.recovering)?;
     // Only now: a process that gets this far is one that its holder starts again.
     let taken = keeper.store.map(Taken::from).transpose()?.map(Arc::new);
-    if taken.as_ref().is_some_and(|taken| !taken.is_empty()) {
-        notify::progress("recovering devices");
-    }
-    let chosen = transport::choose(&config, taken.map(|taken| taken as Arc<dyn ublk_target::FdStore>))?;
-    let devices = Devices::new(chosen, &config.device_dir, pool.info().id);
+    let deadline = Deadline::set(taken.clone());
+    notify::progress("recovering devices");
+    let pool_id = pool.info().id;
+    let chosen = transport::choose(&config, taken.as_ref(), &pool_id)?;
+    let devices = Devices::new(chosen, &config.device_dir, pool_id);
     let agent = Agent::new(Parts {
         pool,
         devices,
@@ -114,15 +119,56 @@ fn start(config: Config, keeper: Keeper) -> api::Result<(Arc<Agent>, Socket)> {
         config,
     });
     agent.recover_devices();
+    drop(deadline);
     let socket = Socket::bind(&agent.config.socket, gid)?;
     agent.clean_up();
     agent.snapshots_mount.mount(&agent);
     Ok((agent, socket))
 }
 
+/// While devices are recovered: a process that hangs there shows nothing anywhere, so its parent kills it.
+struct Deadline(Option<Arc<Taken>>);
+
+impl Deadline {
+    fn set(holder: Option<Arc<Taken>>) -> Self {
+        let deadline = Self(holder);
+        deadline.tell(Some(RECOVERY));
+        deadline
+    }
+
+    fn tell(&self, limit: Option<Duration>) {
+        if let Some(holder) = &self.0
+            && let Err(error) = holder.set_deadline(limit)
+        {
+            tracing::warn!("the agent's parent does not know of its deadline: {error}");
+        }
+    }
+}
+
+impl Drop for Deadline {
+    fn drop(&mut self) {
+        self.tell(None);
+    }
+}
+
+/// Opens the pool. While it is locked and a device waits for a server, the lock may be that of an agent that has just
+/// died and whose last I/O is landing: then it is waited for, for a while.
 fn open_pool(config: &Config, ring: &ring::RingDir, wait_for_lock: bool) -> api::Result<Arc<Pool>> {
     let options = OpenOptions { ring_dir: ring.path.clone(), wait_for_lock, cache_bytes: config.cache_bytes };
-    Pool::open(&config.pool, &options).map_err(|error| {
+    let start = Instant::now();
+    let opened = loop {
+        match Pool::open(&config.pool, &options) {
+            Err(error)
+                if error.kind() == store::ErrorKind::Busy
+                    && start.elapsed() < LANDING
+                    && ublk_target::ublk::any_unserved() =>
+            {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            opened => break opened,
+        }
+    };
+    opened.map_err(|error| {
         let kind = error.kind();
         let error = of_store(error);
         let place = config.pool.display();

@@ -2,7 +2,7 @@
 //! devices and starts the serving child again.
 
 use super::errors::of_device;
-use super::transport::missing_for_loop;
+use super::transport::any_possible;
 use crate::config::{Config, Transport};
 use api::{Error, ErrorKind, Result};
 use std::os::unix::process::CommandExt;
@@ -44,7 +44,7 @@ pub fn role(config: &Config) -> Result<Role> {
         let name = if std::env::var_os("NOTIFY_SOCKET").is_some() { "systemd" } else { "holder" };
         return Ok(Role::Serve(Keeper { store: Some(store), name, recovering }));
     }
-    if config.transport == Transport::None || missing_for_loop().is_some() {
+    if config.transport == Transport::None || !any_possible() {
         return Ok(Role::Serve(Keeper { store: None, name: "nobody", recovering: false }));
     }
     supervise(&config.socket).map(Role::Done)

@@ -61,7 +61,10 @@ impl Agent {
             }
         }
         if self.supervisor == "nobody" && !self.devices.ids().is_empty() {
-            warnings.push("devices in use fail if the agent dies: nobody keeps their descriptors".into());
+            warnings.push(match self.devices.kind() {
+                "ublk" => "devices in use wait if the agent dies: nobody starts it again".into(),
+                _ => "devices in use fail if the agent dies: nobody keeps their descriptors".into(),
+            });
         }
         warnings
     }

@@ -1,45 +1,85 @@
 //! Which transport this agent uses, and why.
+//!
+//! Devices outlive agents, and so may have been made by an agent that chose otherwise. Each transport that an earlier
+//! agent may have used is therefore kept beside the chosen one, for recovery only.
 
 use super::doctor::usable;
-use super::errors::of_io;
+use super::errors::{of_device, of_io};
 use crate::config::{Config, Transport as Wanted};
 use api::{Error, ErrorKind, Result};
 use parking_lot::Mutex;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
-use ublk_target::{FdStore, FuseLoop, FuseLoopOptions, Transport};
+use std::time::Duration;
+use ublk_target::{FdStore, FuseLoop, FuseLoopOptions, Transport, Ublk, UblkOptions, ublk};
+
+/// The ublk driver's control device.
+const UBLK_CONTROL: &str = "/dev/ublk-control";
 
 /// The choice.
 pub struct Chosen {
     /// None: no devices.
     pub transport: Option<Box<dyn Transport>>,
+    /// Others that an earlier agent may have used.
+    pub others: Vec<Box<dyn Transport>>,
     /// Why.
     pub reason: String,
 }
 
-/// Chooses the transport; `store` keeps its descriptors.
+/// Chooses the transport of the pool's devices; `taken` keeps descriptors for it.
 ///
 /// # Errors
 /// Unsupported if the configuration demands what this host or build has not.
-pub fn choose(config: &Config, store: Option<Arc<dyn FdStore>>) -> Result<Chosen> {
-    let missing = missing_for_loop();
+pub fn choose(config: &Config, taken: Option<&Arc<Taken>>, pool_id: &str) -> Result<Chosen> {
+    let left = taken.is_some_and(|taken| !taken.is_empty());
+    let looped = |reason: String| {
+        let others = ublk::any_device().then(|| new_ublk(config, pool_id).ok()).flatten();
+        Chosen {
+            transport: Some(Box::new(new_loop(config, taken))),
+            others: others.map(|ublk| Box::new(ublk) as Box<dyn Transport>).into_iter().collect(),
+            reason,
+        }
+    };
+    let ublk = |ublk: Ublk, reason: String| {
+        let others = left.then(|| Box::new(new_loop(config, taken)) as Box<dyn Transport>);
+        Chosen { transport: Some(Box::new(ublk)), others: others.into_iter().collect(), reason }
+    };
     match config.transport {
-        Wanted::None => Ok(Chosen { transport: None, reason: "transport = \"none\" is configured".into() }),
-        Wanted::Ublk => Err(Error::new(ErrorKind::Unsupported, "transport `ublk` is not in this build")
-            .hint("use transport = \"auto\" or \"loop\"")),
-        Wanted::Loop => match missing {
-            None => loop_transport(config, store, "transport = \"loop\" is configured"),
+        Wanted::None => Ok(Chosen {
+            transport: None,
+            others: Vec::new(),
+            reason: "transport = \"none\" is configured".into(),
+        }),
+        Wanted::Ublk => match try_ublk(config, pool_id) {
+            Ok((found, why)) => Ok(ublk(found, format!("transport = \"ublk\" is configured; {why}"))),
+            Err(error) => {
+                let error = of_device(error);
+                let hint = error.hint.map_or_else(String::new, |hint| format!("{hint}; "));
+                Err(Error::new(error.kind, format!("transport `ublk`: {}", error.message))
+                    .hint(format!("{hint}or use transport = \"auto\" or \"loop\"")))
+            }
+        },
+        Wanted::Loop => match missing_for_loop() {
+            None => Ok(looped("transport = \"loop\" is configured".into())),
             Some(missing) => Err(Error::new(ErrorKind::Unsupported, format!("transport `loop`: {missing}"))
                 .hint(
                     "load the modules fuse and loop and run the agent as root, or use transport = \"none\"",
                 )),
         },
-        Wanted::Auto => match missing {
-            None => loop_transport(config, store, "/dev/fuse and /dev/loop-control can be used"),
-            Some(reason) => Ok(Chosen { transport: None, reason }),
-        },
+        Wanted::Auto => Ok(match (try_ublk(config, pool_id), missing_for_loop()) {
+            (Ok((found, why)), _) => ublk(found, why),
+            (Err(error), None) => {
+                looped(format!("/dev/fuse and /dev/loop-control can be used; not ublk: {error}"))
+            }
+            (Err(error), Some(missing)) => Chosen {
+                transport: None,
+                others: Vec::new(),
+                reason: format!("{missing}; nor can ublk: {error}"),
+            },
+        }),
     }
 }
 
@@ -51,11 +91,52 @@ pub fn missing_for_loop() -> Option<String> {
     })
 }
 
-fn loop_transport(config: &Config, store: Option<Arc<dyn FdStore>>, reason: &str) -> Result<Chosen> {
+/// Whether this host may be able to make devices at all: then somebody must start a dead agent again.
+pub fn any_possible() -> bool {
+    missing_for_loop().is_none() || Path::new(UBLK_CONTROL).exists()
+}
+
+/// ublk, if it works, and how that is known.
+fn try_ublk(config: &Config, pool_id: &str) -> ublk_target::Result<(Ublk, String)> {
+    load_ublk();
+    let found = new_ublk(config, pool_id)?;
+    if found.has_devices() {
+        // Their users wait. They are proof enough.
+        return Ok((found, "devices of an earlier agent are there".into()));
+    }
+    ublk::usable()?;
+    Ok((found, "a trial device could be made and read".into()))
+}
+
+/// Loads the driver, as far as this process may. Under systemd a unit has done it.
+fn load_ublk() {
+    if Path::new(UBLK_CONTROL).exists() {
+        return;
+    }
+    let mut modprobe = Command::new("modprobe");
+    modprobe.args(["-q", "ublk_drv"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    if let Err(error) = modprobe.status() {
+        tracing::debug!(%error, "modprobe cannot be run");
+    }
+}
+
+fn new_ublk(config: &Config, pool_id: &str) -> ublk_target::Result<Ublk> {
+    let options = UblkOptions {
+        link_dir: config.device_dir.clone(),
+        properties_dir: config.run_dir.join("udev"),
+        ..UblkOptions::default()
+    };
+    Ublk::new(pool_id, options)
+}
+
+fn new_loop(config: &Config, taken: Option<&Arc<Taken>>) -> FuseLoop {
     // Without a holder devices work, and end with this process.
-    let store = store.unwrap_or_else(|| Arc::new(NoStore));
+    let store: Arc<dyn FdStore> = match taken {
+        Some(taken) => Arc::clone(taken) as Arc<dyn FdStore>,
+        None => Arc::new(NoStore),
+    };
     let options = FuseLoopOptions { link_dir: config.device_dir.clone(), ..FuseLoopOptions::default() };
-    Ok(Chosen { transport: Some(Box::new(FuseLoop::new(store, options))), reason: reason.into() })
+    FuseLoop::new(store, options)
 }
 
 struct NoStore;
@@ -100,5 +181,8 @@ impl FdStore for Taken {
     }
     fn take_all(&self) -> io::Result<Vec<(String, OwnedFd)>> {
         Ok(std::mem::take(&mut *self.found.lock()))
+    }
+    fn set_deadline(&self, limit: Option<Duration>) -> io::Result<()> {
+        self.holder.set_deadline(limit)
     }
 }

@@ -37,6 +37,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+const KIND: &str = "loop";
+
 /// How long the kernel may take to end a connection whose file has been closed.
 const TEARDOWN: Duration = Duration::from_secs(5);
 
@@ -177,7 +179,7 @@ fn blame_kernel(server: &Server, error: Error) -> Error {
 
 impl Transport for FuseLoop {
     fn kind(&self) -> &'static str {
-        "loop"
+        KIND
     }
 
     fn attach(&self, disk: Arc<dyn Disk>, identity: &Identity) -> Result<Box<dyn Attached>> {
@@ -239,7 +241,7 @@ impl Transport for FuseLoop {
                 Recovered::Failed { .. } | Recovered::Waiting { .. } => None,
             })
             .collect();
-        self.links.sweep(|number| live.contains(&number));
+        self.links.sweep("/dev/loop", |number| live.contains(&number));
         found
     }
 }
@@ -269,6 +271,10 @@ impl Attachment {
 }
 
 impl Attached for Attachment {
+    fn kind(&self) -> &'static str {
+        KIND
+    }
+
     fn identity(&self) -> &Identity {
         &self.identity
     }

@@ -20,6 +20,7 @@ pub use systemd::SystemdStore;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Longest name of a descriptor, in bytes: systemd's limit.
 pub const MAX_NAME: usize = 255;
@@ -34,6 +35,12 @@ pub trait FdStore: Send + Sync {
     fn remove(&self, name: &str) -> io::Result<()>;
     /// Duplicates of what earlier processes left; the holder keeps its own. Meant for the start of the process.
     fn take_all(&self) -> io::Result<Vec<(String, OwnedFd)>>;
+    /// Asks to be killed, and started again, unless this is called once more within `limit`; None: no more. systemd has
+    /// a limit of its own for the start of a service and is not asked.
+    fn set_deadline(&self, limit: Option<Duration>) -> io::Result<()> {
+        let _ = limit;
+        Ok(())
+    }
 }
 
 /// The holder that this process was started under: a supervisor or systemd. None: neither, and devices that this

@@ -51,7 +51,7 @@ fn hand_over(peer: &OwnedFd, path: &Path, held: &mut Held) -> io::Result<bool> {
     socket::set_timeout(peer.as_fd(), MESSAGE)?;
     loop {
         match wire::serve(peer.as_fd(), Peer::Successor, held)? {
-            Served::Request => {}
+            Served::Request | Served::Deadline(_) => {}
             Served::Closed => return Ok(false),
             Served::Taken => {
                 let _ = std::fs::remove_file(path);

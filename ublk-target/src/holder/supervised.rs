@@ -55,4 +55,8 @@ impl FdStore for SupervisedStore {
     fn take_all(&self) -> io::Result<Vec<(String, OwnedFd)>> {
         wire::get_all(self.socket.lock().as_fd())
     }
+
+    fn set_deadline(&self, limit: Option<Duration>) -> io::Result<()> {
+        wire::set_deadline(self.socket.lock().as_fd(), limit)
+    }
 }

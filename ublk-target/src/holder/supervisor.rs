@@ -45,7 +45,7 @@ pub fn supervise(mut command: impl FnMut() -> Command, agent_socket: &Path) -> R
         tracing::warn!(error = %e, "the supervisor's memory is not locked (RLIMIT_MEMLOCK, CAP_IPC_LOCK)");
     }
     let held = parked::fetch(&holder_path)?;
-    let mut supervisor = Supervisor { signals, held, stopping: false, served: false };
+    let mut supervisor = Supervisor { signals, held, stopping: false, served: false, deadline: None };
     let result = supervisor.run(&mut command);
     if !supervisor.held.0.is_empty() {
         supervisor.park(&holder_path, lock)?;
@@ -80,6 +80,8 @@ struct Supervisor {
     stopping: bool,
     /// The present child has deposited, removed or asked for descriptors: it got as far as that.
     served: bool,
+    /// When the present child is taken for hung.
+    deadline: Option<Instant>,
 }
 
 impl Supervisor {
@@ -131,14 +133,21 @@ impl Supervisor {
         drop(theirs);
         socket::set_timeout(ours.as_fd(), ANSWER).context("prepare", "a socket pair")?;
         let mut socket = Some(ours);
+        self.deadline = None;
         loop {
             let fds: Vec<_> =
                 std::iter::once(self.signals.fd()).chain(socket.as_ref().map(AsFd::as_fd)).collect();
-            let ready = fd::wait_readable(&fds, None).context("wait in", "the supervisor")?;
+            let left = self.deadline.map(|at| at.saturating_duration_since(Instant::now()));
+            let ready = fd::wait_readable(&fds, left).context("wait in", "the supervisor")?;
             if ready.get(1) == Some(&true) {
                 self.serve(&mut socket);
             }
             self.pass_signals(Some(&child));
+            if self.deadline.is_some_and(|at| at <= Instant::now()) {
+                eprintln!("cowslip: the agent hangs while it recovers devices; killing it");
+                let _ = process::kill(child.id(), libc::SIGKILL); // fails only when it is dead
+                self.deadline = None;
+            }
             if let Some(status) = child.try_wait().context("wait for", "the agent")? {
                 // What it had asked for while it died still counts.
                 while let Some(open) = &socket
@@ -156,6 +165,7 @@ impl Supervisor {
         let Some(open) = socket else { return };
         match wire::serve(open.as_fd(), Peer::Agent, &mut self.held) {
             Ok(Served::Request) => self.served = true,
+            Ok(Served::Deadline(limit)) => self.deadline = limit.map(|limit| Instant::now() + limit),
             Ok(Served::Closed | Served::Taken) => *socket = None,
             // The child died before it had its answer. Its end is seen by itself.
             Err(_) => *socket = None,

@@ -1,19 +1,21 @@
 //! Messages between a holder and the processes it holds for: one packet each way, on a sequenced-packet socket.
 //!
 //! A request is `1, OP, argument`: the version, then PUT (name, with a descriptor), REMOVE (name), GET (index as u32,
-//! little endian) or TAKEN. A reply is `1, STATUS, value`: OK (for GET the name, with a descriptor), END (no such
+//! little endian), TAKEN or DEADLINE (milliseconds as u32, zero for none). A reply is `1, STATUS, value`: OK (for GET the name, with a descriptor), END (no such
 //! index), or ERROR (errno as u32). Whatever is not that is answered with ERROR.
 
 use super::{MAX_HELD, check_name};
 use crate::sys::socket;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 const VERSION: u8 = 1;
 const PUT: u8 = 1;
 const REMOVE: u8 = 2;
 const GET: u8 = 3;
 const TAKEN: u8 = 4;
+const DEADLINE: u8 = 5;
 
 const OK: u8 = 0;
 const END: u8 = 1;
@@ -53,6 +55,8 @@ pub(super) enum Peer {
 pub(super) enum Served {
     /// Go on.
     Request,
+    /// The agent is to be killed unless it asks again within this time; None: not any more.
+    Deadline(Option<Duration>),
     /// The other end is closed.
     Closed,
     /// Everything has been taken over. It is answered by [`confirm`] only.
@@ -83,6 +87,11 @@ pub(super) fn serve(peer: BorrowedFd<'_>, kind: Peer, held: &mut Held) -> io::Re
                 Some((name, fd)) => reply(peer, OK, name.as_bytes(), Some(fd.as_fd())),
                 None => reply(peer, END, &[], None),
             };
+        }
+        ([VERSION, DEADLINE, a, b, c, d], Peer::Agent) => {
+            let ms = u32::from_le_bytes([*a, *b, *c, *d]);
+            reply(peer, OK, &[], None)?;
+            return Ok(Served::Deadline((ms > 0).then(|| Duration::from_millis(ms.into()))));
         }
         ([VERSION, TAKEN], Peer::Successor) => return Ok(Served::Taken),
         _ => Err(io::Error::from_raw_os_error(libc::EPROTO)),
@@ -157,6 +166,12 @@ pub(super) fn get_all(holder: BorrowedFd<'_>) -> io::Result<Vec<(String, OwnedFd
     Ok(all)
 }
 
+/// Sets or clears the time within which the next request must come.
+pub(super) fn set_deadline(holder: BorrowedFd<'_>, limit: Option<Duration>) -> io::Result<()> {
+    let ms = limit.map_or(0, |limit| u32::try_from(limit.as_millis()).unwrap_or(u32::MAX).max(1));
+    ask(holder, DEADLINE, &ms.to_le_bytes(), None).map(|_| ())
+}
+
 /// Says that all are in other hands; the holder ends.
 pub(super) fn taken(holder: BorrowedFd<'_>) -> io::Result<()> {
     ask(holder, TAKEN, &[], None).map(|_| ())
@@ -173,7 +188,7 @@ mod tests {
         let thread = thread::spawn(move || {
             loop {
                 match serve(theirs.as_fd(), kind, &mut held).unwrap() {
-                    Served::Request => {}
+                    Served::Request | Served::Deadline(_) => {}
                     end => {
                         let _ = confirm(theirs.as_fd());
                         return (held, end);
@@ -245,6 +260,22 @@ mod tests {
         assert_eq!(get_all(socket.as_fd()).unwrap().len(), 2);
         taken(socket.as_fd()).unwrap();
         assert_eq!(thread.join().unwrap().1, Served::Taken);
+    }
+
+    #[test]
+    fn a_deadline_is_set_and_cleared_by_the_agent_only() {
+        let (ours, theirs) = socket::pair().unwrap();
+        let limits = [Some(Duration::from_secs(120)), None, Some(Duration::from_micros(1))];
+        let thread = thread::spawn(move || limits.map(|limit| set_deadline(ours.as_fd(), limit).is_ok()));
+        let served = || serve(theirs.as_fd(), Peer::Agent, &mut Held::default()).unwrap();
+        assert_eq!(served(), Served::Deadline(Some(Duration::from_secs(120))));
+        assert_eq!(served(), Served::Deadline(None));
+        assert_eq!(served(), Served::Deadline(Some(Duration::from_millis(1))), "a short one is one");
+        assert_eq!(thread.join().unwrap(), [true; 3]);
+        let (socket, thread) = holder(Peer::Successor, Held::default());
+        assert!(set_deadline(socket.as_fd(), None).is_err());
+        drop(socket);
+        thread.join().unwrap();
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Memory that the kernel can always copy to and from, also while the process is being killed.
 //!
-//! Invariant: from `new` to drop every page is present, writable and locked. A FUSE copy that meets a page which is
+//! Invariant of [`LockedBuffer::new`]: until it is dropped every page is present, writable and locked. A FUSE copy that meets a page which is
 //! not there in a process with a fatal signal ends that request with EIO. What could take a page's mapping
 //! away is therefore switched off: swap and reclaim (mlock), copy-on-write after fork (DONTFORK), collapsing into huge
 //! pages (NOHUGEPAGE), NUMA hinting (a policy of its own). What stays is compaction moving a page in
@@ -28,6 +28,29 @@ unsafe impl Send for LockedBuffer {}
 impl LockedBuffer {
     /// Maps and locks `len` bytes, rounded up to pages. Fails with ENOMEM or EPERM where RLIMIT_MEMLOCK is too small.
     pub(crate) fn new(len: usize) -> io::Result<Self> {
+        let buffer = Self::map(len)?;
+        // SAFETY: the range is the mapping just made; mlock faults every page in, writable.
+        check(unsafe { libc::mlock(buffer.address.as_ptr().cast(), buffer.len) }.into())?;
+        Ok(buffer)
+    }
+
+    /// Maps `len` bytes for pieces of `piece` bytes, of which the first `resident` are locked in memory now and the
+    /// others from their first use on. For transfers that a fault does no harm to: it costs time, once.
+    pub(crate) fn on_demand(len: usize, piece: usize, resident: usize) -> io::Result<Self> {
+        let buffer = Self::map(len)?;
+        let address = buffer.address.as_ptr();
+        // SAFETY: the range is the mapping just made; the pages are locked when they are touched.
+        let locked = unsafe { libc::syscall(libc::SYS_mlock2, address, buffer.len, libc::MLOCK_ONFAULT) };
+        check(locked)?;
+        for from in (0..buffer.len).step_by(piece.max(PAGE)) {
+            let now = resident.min(piece).min(buffer.len - from);
+            // SAFETY: the range lies in the mapping. A refusal leaves these pages to their first use too.
+            unsafe { libc::madvise(address.add(from).cast(), now, libc::MADV_POPULATE_WRITE) };
+        }
+        Ok(buffer)
+    }
+
+    fn map(len: usize) -> io::Result<Self> {
         let len = len.next_multiple_of(PAGE);
         // SAFETY: an anonymous mapping at an address of the kernel's choice touches no existing memory.
         let address = unsafe {
@@ -50,8 +73,6 @@ impl LockedBuffer {
         }
         // SAFETY: as above; no node mask is read with this mode.
         unsafe { libc::syscall(libc::SYS_mbind, address.as_ptr(), len, MPOL_LOCAL, 0usize, 0usize, 0usize) };
-        // SAFETY: the range is the mapping made above; mlock faults every page in, writable.
-        check(unsafe { libc::mlock(address.as_ptr().cast(), len) }.into())?;
         Ok(buffer)
     }
 }

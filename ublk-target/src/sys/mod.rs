@@ -10,6 +10,7 @@ pub(crate) mod mount;
 pub(crate) mod process;
 pub(crate) mod socket;
 pub(crate) mod stat;
+pub(crate) mod uring;
 
 use std::ffi::CString;
 use std::io;

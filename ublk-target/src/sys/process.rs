@@ -48,6 +48,16 @@ impl Signals {
     }
 }
 
+/// Lets no signal be delivered to the calling thread: what waits in it is not interrupted.
+pub(crate) fn block_signals() {
+    let mut all = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: sigfillset initialises the set, which pthread_sigmask then reads.
+    unsafe {
+        libc::sigfillset(all.as_mut_ptr());
+        libc::pthread_sigmask(libc::SIG_BLOCK, all.as_ptr(), std::ptr::null_mut());
+    }
+}
+
 /// Lets the child of `command` keep `fd` under its number, and starts it with no signal blocked.
 ///
 /// The number is passed in the environment and not fixed: any fixed one may be in use by the code that starts the child.

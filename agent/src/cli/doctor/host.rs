@@ -76,7 +76,7 @@ fn ublk(control: &Path) -> Finding {
     Finding::warn(
         "ublk",
         "absent: volumes are FUSE files under loop devices, which are slower",
-        "`modprobe ublk_drv`, on Linux 6.0 or newer built with CONFIG_BLK_DEV_UBLK",
+        "`modprobe ublk_drv`, on Linux 6.1 or newer built with CONFIG_BLK_DEV_UBLK",
     )
 }
 

@@ -1,0 +1,317 @@
+//! What is used of libublk: adding a device, the ring of a queue, its fetch and commit commands. No other code of this
+//! crate names it.
+//!
+//! What is avoided of libublk 0.4.8, each seen to go wrong: ADD with an explicit id (if that is in use, its device is
+//! deleted), `run_target` and `configure_queue` (a directory in /run that everybody may write to), its
+//! `start_user_recover` (pauses of 100 ms), `override_sqe!` (transmutes any reference), control commands where EBUSY
+//! matters (it is taken for success), IoBuf (not locked as ours).
+
+use super::abi::DeviceInfo;
+use super::control::{self, Control, explain_add};
+use super::request::Request;
+use super::stamp::Stamp;
+use super::tasks::Tasks;
+use crate::Disk;
+use crate::error::{Error, Result};
+use crate::sys::buffer::LockedBuffer;
+use io_uring::{IoUring, opcode, types};
+use libublk::ctrl::{UblkCtrl, UblkCtrlBuilder};
+use libublk::io::{BufDesc, UblkDev, UblkQueue, ublk_init_task_ring, with_task_io_ring_mut};
+use libublk::uring_async::ublk_wake_task;
+use libublk::{UblkError, UblkFlags, sys};
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::time::Duration;
+
+/// How long the kernel may take to add a device. Some kernels hang here.
+const ADDING: Duration = Duration::from_secs(10);
+
+type Raw<T> = std::result::Result<T, UblkError>;
+
+/// What is asked of a new device.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Geometry {
+    pub queues: u16,
+    pub depth: u16,
+    pub max_io_bytes: u32,
+    pub threads_per_queue: u16,
+    pub flags: u64,
+    pub stamp: Stamp,
+}
+
+/// The character device of a ublk device, open. The block device can be taken over by another process when this and
+/// all that was made of it is dropped.
+pub(super) struct Served {
+    dev: UblkDev,
+    info: DeviceInfo,
+}
+
+impl Served {
+    /// Adds a device under an id of the kernel's choice.
+    pub(super) fn add(control: &Arc<Control>, geometry: Geometry) -> Result<Self> {
+        let (sender, receiver) = mpsc::sync_channel(1);
+        let late = Arc::clone(control);
+        on_control_thread(move || {
+            let outcome = add(geometry);
+            if let Err(mpsc::SendError(Ok(served))) = sender.send(outcome) {
+                // Nobody waits any more: what came too late is taken back.
+                let id = served.id();
+                drop(served);
+                let _ = late.delete(id, control::REMOVAL);
+            }
+        })?;
+        receiver.recv_timeout(ADDING).unwrap_or_else(|_| {
+            Err(Error::Timeout {
+                what: format!("adding a ublk device to {}", control::kernel()),
+                limit: ADDING,
+            })
+        })
+    }
+
+    /// Opens a device that there is. Its geometry is the kernel's, whatever this version would choose.
+    pub(super) fn open(info: &DeviceInfo, threads_per_queue: u16) -> Result<Self> {
+        let (sender, receiver) = mpsc::sync_channel(1);
+        let info = *info;
+        on_control_thread(move || drop(sender.send(open(&info, threads_per_queue))))?;
+        receiver.recv_timeout(ADDING).unwrap_or_else(|_| {
+            Err(Error::Timeout { what: format!("opening /dev/ublkc{}", info.id), limit: ADDING })
+        })
+    }
+
+    pub(super) fn id(&self) -> u32 {
+        self.info.id
+    }
+
+    pub(super) fn info(&self) -> &DeviceInfo {
+        &self.info
+    }
+
+    /// `(queue, thread of the queue)` of each thread that must run.
+    pub(super) fn parts(&self) -> impl Iterator<Item = (u16, u16)> + use<> {
+        let threads = self.dev.io_threads_per_queue();
+        (0..self.info.queues).flat_map(move |queue| (0..threads).map(move |thread| (queue, thread)))
+    }
+}
+
+/// On a thread of its own: libublk keeps its control ring in the thread, and takes an interrupted wait for an answer.
+fn on_control_thread(work: impl FnOnce() + Send + 'static) -> Result<()> {
+    let run = move || {
+        crate::sys::process::block_signals();
+        work();
+    };
+    let spawned = std::thread::Builder::new().name("cowslip-ublk".into()).spawn(run);
+    spawned.map(drop).map_err(|source| Error::Io { what: "start", place: "a thread for ublk".into(), source })
+}
+
+fn add(geometry: Geometry) -> Result<Served> {
+    let ctrl = UblkCtrlBuilder::default()
+        .name("cowslip")
+        .id(-1)
+        .nr_queues(geometry.queues)
+        .depth(geometry.depth)
+        .io_buf_bytes(geometry.max_io_bytes)
+        .ctrl_flags(geometry.flags)
+        .ctrl_target_flags(geometry.stamp.raw())
+        .io_threads_per_queue(geometry.threads_per_queue)
+        .dev_flags(UblkFlags::UBLK_DEV_F_ADD_DEV)
+        .build()
+        .map_err(|e| explain_add(errno(&e)))?;
+    // At once: else a panic from here on, or the end of this function, would delete the device.
+    ctrl.disown();
+    open_char_device(&ctrl)
+}
+
+fn open(info: &DeviceInfo, threads_per_queue: u16) -> Result<Served> {
+    let id = i32::try_from(info.id).map_err(|_| failed("open", info.id, libc::EINVAL))?;
+    let ctrl = UblkCtrlBuilder::default()
+        .name("cowslip")
+        .id(id)
+        .nr_queues(info.queues)
+        .depth(info.depth)
+        .io_threads_per_queue(threads_per_queue)
+        .dev_flags(UblkFlags::UBLK_DEV_F_RECOVER_DEV)
+        .build()
+        .map_err(|e| failed("open", info.id, errno(&e)))?;
+    open_char_device(&ctrl)
+}
+
+fn open_char_device(ctrl: &UblkCtrl) -> Result<Served> {
+    let theirs = ctrl.dev_info();
+    let info = DeviceInfo {
+        queues: theirs.nr_hw_queues,
+        depth: theirs.queue_depth,
+        state: theirs.state,
+        max_io_bytes: theirs.max_io_buf_bytes,
+        id: theirs.dev_id,
+        server_pid: theirs.ublksrv_pid,
+        flags: theirs.flags,
+        stamp: theirs.ublksrv_flags,
+        ..DeviceInfo::default()
+    };
+    let dev = UblkDev::new("cowslip".into(), |_| Ok(()), ctrl);
+    Ok(Served { dev: dev.map_err(|e| failed("open", info.id, errno(&e)))?, info })
+}
+
+fn failed(what: &'static str, id: u32, errno: i32) -> Error {
+    Error::Io { what, place: format!("/dev/ublkc{id}"), source: io::Error::from_raw_os_error(errno) }
+}
+
+/// The positive errno in libublk's errors.
+fn errno(error: &UblkError) -> i32 {
+    match error {
+        UblkError::UringIOError(code) | UblkError::OtherError(code) => code.abs(),
+        UblkError::IOError(e) => e.raw_os_error().unwrap_or(libc::EIO),
+        UblkError::UringTimeout => libc::ETIMEDOUT,
+        UblkError::InvalidVal => libc::EINVAL,
+        UblkError::QueueIsDown => libc::ENODEV,
+        UblkError::UringIoQueued | UblkError::JsonError(_) => libc::EIO,
+    }
+}
+
+/// What the tasks of one thread share.
+struct Shared<'a> {
+    queue: &'a UblkQueue<'a>,
+    disk: &'a dyn Disk,
+    /// Tags whose tasks have not ended.
+    tags: Cell<u32>,
+    /// Requests that a task is at.
+    busy: Cell<u32>,
+    /// Nothing new is begun.
+    stopping: Cell<bool>,
+}
+
+/// Serves one thread's part of a queue until the device is stopped, or until `stop` is hung up: then what is under
+/// way is finished and answered, and everything else is left to the device's next server. `ready` is called when
+/// nothing can fail any more but the device itself.
+pub(super) fn serve(
+    served: &Served,
+    (queue, thread): (u16, u16),
+    disk: &dyn Disk,
+    stop: &OwnedFd,
+    ready: impl FnOnce(),
+) -> Result<()> {
+    let device_error = |e: UblkError| failed("serve", served.id(), errno(&e));
+    init_ring(served.info.depth).map_err(device_error)?;
+    let queue = UblkQueue::new_for_thread(queue, &served.dev, thread).map_err(device_error)?;
+    let part = served.info.max_io_bytes as usize;
+    let mut memory =
+        LockedBuffer::on_demand(part * queue.nr_tags() as usize, part, RESIDENT).map_err(|e| Error::Io {
+            what: "lock memory for",
+            place: format!("/dev/ublkc{}", served.id()),
+            source: e,
+        })?;
+    let (tags, busy, stopping) = (Cell::new(queue.nr_tags()), Cell::new(0), Cell::new(false));
+    let shared = Shared { queue: &queue, disk, tags, busy, stopping };
+    let mut futures: Vec<Pin<Box<dyn Future<Output = ()> + '_>>> = Vec::new();
+    for (tag, buffer) in queue.tags().zip(memory.chunks_exact_mut(part)) {
+        futures.push(Box::pin(serve_tag(&shared, tag, buffer)));
+    }
+    futures.push(Box::pin(wait_for_stop(&shared, stop)));
+    let mut tasks = Tasks::new(futures);
+    ready();
+    run(&shared, &mut tasks).map_err(device_error)
+}
+
+/// Of each request's buffer, what is resident from the start: small requests, which are most, never wait for memory.
+const RESIDENT: usize = 32 << 10;
+
+/// The thread's ring: completions are handled when the thread asks for them, and not by interrupting it.
+fn init_ring(depth: u16) -> Raw<()> {
+    let entries = u32::from(depth) * 2;
+    ublk_init_task_ring(|cell| {
+        if cell.get().is_none() {
+            let build = |single: bool| {
+                let mut builder = IoUring::builder();
+                builder.setup_cqsize(entries * 2).setup_coop_taskrun();
+                if single {
+                    builder.setup_single_issuer();
+                }
+                builder.build(entries)
+            };
+            let _ = cell.set(RefCell::new(build(true).or_else(|_| build(false))?));
+        }
+        Ok(())
+    })
+}
+
+fn run(shared: &Shared<'_>, tasks: &mut Tasks<'_>) -> Raw<()> {
+    loop {
+        tasks.run();
+        if shared.tags.get() == 0 {
+            return Ok(());
+        }
+        if shared.stopping.get() && shared.busy.get() == 0 {
+            // The answers that are queued.
+            with_task_io_ring_mut(|ring| ring.submit_and_wait(0))?;
+            return Ok(());
+        }
+        match shared.queue.flush_and_wake_io_tasks(|data, cqe, _| ublk_wake_task(data, cqe), 1) {
+            Ok(_) | Err(UblkError::QueueIsDown) => {}
+            Err(UblkError::IOError(e))
+                if matches!(e.raw_os_error(), Some(libc::EINTR | libc::EAGAIN | libc::EBUSY)) => {}
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+async fn wait_for_stop(shared: &Shared<'_>, stop: &OwnedFd) {
+    let mask = libc::POLLIN.unsigned_abs();
+    let hang_up = opcode::PollAdd::new(types::Fd(stop.as_raw_fd()), mask.into()).build();
+    shared.queue.ublk_submit_sqe(hang_up).await;
+    shared.stopping.set(true);
+}
+
+/// Fetches, serves and answers the requests of one tag, one after the other, until the device or the server stops.
+async fn serve_tag(shared: &Shared<'_>, tag: u16, buffer: &mut [u8]) {
+    let queue = shared.queue;
+    let fetch = queue.submit_io_prep_cmd(tag, BufDesc::RawAddress(buffer.as_mut_ptr()), -1, None);
+    let mut fetched = fetch.await;
+    // What is fetched while the server stops is not begun: the kernel asks the next server again.
+    while is_request(&fetched, tag) && !shared.stopping.get() {
+        shared.busy.set(shared.busy.get() + 1);
+        let request = describe(queue.get_iod(tag));
+        let result = request.answer(shared.disk, buffer);
+        let commit = queue.submit_io_commit_cmd(tag, BufDesc::RawAddress(buffer.as_mut_ptr()), result);
+        fetched = counted(shared, commit).await;
+    }
+    shared.tags.set(shared.tags.get() - 1);
+}
+
+fn is_request(fetched: &Raw<i32>, tag: u16) -> bool {
+    match fetched {
+        Ok(0) => true,
+        Err(UblkError::QueueIsDown) => false,
+        Ok(code) => {
+            tracing::error!(tag, code, "a request could not be fetched");
+            false
+        }
+        Err(error) => {
+            tracing::error!(tag, %error, "a request could not be fetched");
+            false
+        }
+    }
+}
+
+/// The commit is queued when it is polled first; from then on the request is answered.
+async fn counted<T>(shared: &Shared<'_>, commit: impl Future<Output = T>) -> T {
+    let mut commit = std::pin::pin!(commit);
+    let mut queued = false;
+    std::future::poll_fn(|cx| {
+        let outcome = commit.as_mut().poll(cx);
+        if !queued {
+            queued = true;
+            shared.busy.set(shared.busy.get() - 1);
+        }
+        outcome
+    })
+    .await
+}
+
+fn describe(iod: &sys::ublksrv_io_desc) -> Request {
+    Request::new(iod.op_flags, iod.nr_sectors, iod.start_sector)
+}
