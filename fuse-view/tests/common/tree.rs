@@ -4,8 +4,8 @@
 use super::compare::{kernel_ranges, kind_of};
 use super::sys;
 use fuse_view::{FileKind, FsView, Ino, Timestamp};
-use std::collections::BTreeMap;
 use std::collections::hash_map::DefaultHasher;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
 use std::hash::{Hash, Hasher};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -67,6 +67,8 @@ fn digest(pieces: impl Iterator<Item = Vec<u8>>) -> Vec<u8> {
 /// The tree below a mount point, of the file system mounted there alone.
 pub fn of_mount(root: &Path) -> Tree {
     let mut tree = Tree::new();
+    // A second name of a file: what was read by the first one is in memory, and no longer a hole.
+    let mut known: HashMap<u64, Record> = HashMap::new();
     let mut todo = vec![Vec::new()];
     while let Some(name) = todo.pop() {
         let path = root.join(std::ffi::OsStr::from_bytes(&name));
@@ -77,9 +79,16 @@ pub fn of_mount(root: &Path) -> Tree {
                 continue;
             }
         };
+        if let Some(first) = known.get(&record.ino) {
+            tree.insert(name, first.clone());
+            continue;
+        }
         match fill_from_mount(&path, &mut record) {
             Ok(names) => todo.extend(names.iter().map(|child| join(&name, child))),
             Err(e) => record.error = Some(e.to_string()),
+        }
+        if record.kind == FileKind::File && record.nlink > 1 {
+            known.insert(record.ino, record.clone());
         }
         tree.insert(name, record);
     }

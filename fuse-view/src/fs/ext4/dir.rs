@@ -2,20 +2,23 @@
 //!
 //! A cookie is the byte offset of the next entry plus 1, so listing goes on in constant time. Bit 62 of a cookie
 //! remembers that something before it was damaged: what is readable is listed first, and the end of the listing is
-//! then an error instead of an end.
+//! then an error instead of an end. Bit 61 marks names that fast commits added: they come after those of the blocks.
 //!
 //! Facts: the kernel's `Documentation/filesystems/ext4/directory.rst`.
 
 use super::Ext4;
 use super::checksum::crc32c;
+use super::fast::DirEdit;
 use super::inline::INLINE_HEAD;
-use super::inode::{Inode, flag, kind_of_entry};
+use super::inode::{Inode, fit, flag, kind_of_entry};
 use super::mapping::{Place, Until};
 use super::superblock::{compat, incompat};
 use crate::fs::bytes::{le16, le32, u8_at};
 use crate::{DirEntry, Error, FileKind, Ino, Piece, Result};
 
 const DAMAGED: u64 = 1 << 62;
+/// Marks cookies of names that fast commits added, which come last.
+const ADDED: u64 = 1 << 61;
 const ENTRY_HEAD: usize = 8;
 /// Entry that carries the checksum of a block: 12 bytes, no name, this type.
 const TAIL: usize = 12;
@@ -110,16 +113,18 @@ fn record_len(stored: u16, block_size: usize) -> usize {
 }
 
 /// A listing under way.
-struct Listing {
+struct Listing<'a> {
     out: Vec<DirEntry>,
     max: usize,
     /// What was found damaged in this call, the first.
     damage: Option<String>,
     damaged_before: bool,
     encrypted: bool,
+    /// Names that are not as the directory says.
+    edit: Option<&'a DirEdit>,
 }
 
-impl Listing {
+impl Listing<'_> {
     fn full(&self) -> bool {
         self.out.len() >= self.max
     }
@@ -129,10 +134,26 @@ impl Listing {
         self.damage.get_or_insert(what);
     }
 
+    fn mark(&self) -> u64 {
+        if self.damaged_before || self.damage.is_some() { DAMAGED } else { 0 }
+    }
+
+    /// Adds the names that fast commits added, from number `from` on.
+    fn add_new(&mut self, from: u64) {
+        let Some(edit) = self.edit else { return };
+        for (number, (name, ino, kind)) in (0..).zip(edit.added()).skip(fit(usize::MAX, from)) {
+            if self.full() {
+                return;
+            }
+            let cookie = ADDED | (number + 1) | self.mark();
+            let (name, ino) = (name.to_vec(), Ino::from(ino));
+            self.out.push(DirEntry { name, ino, kind: kind_of_entry(kind), cookie });
+        }
+    }
+
     fn push(&mut self, entry: &RawEntry<'_>, block_at: u64) {
         let name = if self.encrypted { encode_name(entry.name) } else { entry.name.to_vec() };
-        let mark = if self.damaged_before || self.damage.is_some() { DAMAGED } else { 0 };
-        let cookie = (block_at + entry.next as u64 + 1) | mark;
+        let cookie = (block_at + entry.next as u64 + 1) | self.mark();
         self.out.push(DirEntry {
             name,
             ino: Ino::from(entry.ino),
@@ -155,6 +176,9 @@ impl Listing {
             }
             if !self.encrypted && !entry.is_sane() {
                 self.damaged(format!("ext4 directory {}: a name with / or NUL, or empty", dir.ino));
+                continue;
+            }
+            if self.edit.is_some_and(|edit| edit.get(entry.name).is_some()) {
                 continue;
             }
             self.push(&entry, block_at);
@@ -235,14 +259,32 @@ impl Ext4 {
 
     /// Entries after `cookie`, at most `max`.
     pub(super) fn list(&self, dir: &Inode, cookie: u64, max: usize) -> Result<Vec<DirEntry>> {
-        let from = (cookie & !DAMAGED).saturating_sub(1);
+        let position = cookie & !(DAMAGED | ADDED);
+        let from = position.saturating_sub(1);
+        let edit = self.fast.dir(dir.ino);
         let mut listing = Listing {
             out: Vec::new(),
             max: max.max(1),
             damage: None,
             damaged_before: cookie & DAMAGED != 0,
             encrypted: dir.has(flag::ENCRYPT),
+            edit,
         };
+        if cookie & ADDED != 0 {
+            listing.add_new(position);
+            return listing.finish(dir);
+        }
+        if edit.is_none_or(|edit| edit.new_below.is_none()) {
+            self.list_on_disk(dir, from, &mut listing)?;
+        }
+        if !listing.full() {
+            listing.add_new(0);
+        }
+        listing.finish(dir)
+    }
+
+    /// The entries that the directory itself has, from byte `from` on.
+    fn list_on_disk(&self, dir: &Inode, from: u64, listing: &mut Listing<'_>) -> Result<()> {
         if dir.has(flag::INLINE_DATA) {
             let (bytes, split) = self.inline_dir(dir)?;
             for part in [INLINE_HEAD..split, split..bytes.len()] {
@@ -250,7 +292,7 @@ impl Ext4 {
                     listing.add(self, dir, &bytes[part.clone()], part.start as u64, from);
                 }
             }
-            return listing.finish(dir);
+            return Ok(());
         }
         let bits = self.sb.block_bits;
         let end = self.dir_blocks(dir);
@@ -264,7 +306,7 @@ impl Ext4 {
             }
             block += 1;
         }
-        listing.finish(dir)
+        Ok(())
     }
 
     /// Finds `name`.
@@ -273,6 +315,15 @@ impl Ext4 {
             || Error::NotFound(format!("{} in directory {}", String::from_utf8_lossy(name), dir.ino));
         if name.is_empty() || name.len() > 255 {
             return Err(absent());
+        }
+        if let Some(edit) = self.fast.dir(dir.ino) {
+            match (edit.new_below, edit.get(name)) {
+                (_, Some(found)) => return found.ok_or_else(absent),
+                (Some(_), _) if name == b"." => return Ok(dir.ino),
+                (Some(parent), _) if name == b".." => return Ok(parent),
+                (Some(_), None) => return Err(absent()),
+                (None, None) => {}
+            }
         }
         if dir.has(flag::INLINE_DATA) {
             return self.find_inline(dir, name)?.ok_or_else(absent);

@@ -5,12 +5,14 @@
 
 use super::Ext4;
 use super::checksum::crc32c;
+use super::fast::Mapped;
 use super::inode::Inode;
 use super::mapping::{Place, Run};
 use crate::fs::bytes::{le16, le32};
 use crate::{Error, Piece, Result};
 use std::ops::Range;
 
+const MAGIC: u16 = 0xF30A;
 const HEADER: usize = 12;
 const ENTRY: usize = 12;
 /// The kernel's own limit.
@@ -27,7 +29,7 @@ impl<'a> Node<'a> {
     /// Checks that `bytes` hold a node of `depth` whose entries lie in order within `range`.
     fn verify(bytes: &'a [u8], depth: u16, range: &Range<u64>) -> std::result::Result<Self, &'static str> {
         let node = Self(bytes);
-        if le16(bytes, 0) != 0xF30A {
+        if le16(bytes, 0) != MAGIC {
             return Err("an extent node without its magic");
         }
         if le16(bytes, 6) != depth {
@@ -143,6 +145,45 @@ impl Ext4 {
         Ok(node.leaf_run(block, &range))
     }
 
+    /// Passes every extent of the tree of `inode` to `visit` as first block, length and place; the number of blocks of
+    /// the tree itself.
+    pub(super) fn each_extent(&self, inode: &Inode, visit: &mut dyn FnMut(u64, u64, Mapped)) -> Result<u64> {
+        let bad = |what: &str| Error::Corrupt(format!("ext4 inode {}: {what}", inode.ino));
+        let root = inode.block_area();
+        let depth = le16(root, 6);
+        if depth > MAX_DEPTH {
+            return Err(bad("its extent tree is too deep"));
+        }
+        let root = Node::verify(root, depth, &(0..END)).map_err(bad)?;
+        self.each_below(inode, &root, depth, 0..END, visit)
+    }
+
+    fn each_below(
+        &self,
+        inode: &Inode,
+        node: &Node<'_>,
+        depth: u16,
+        range: Range<u64>,
+        visit: &mut dyn FnMut(u64, u64, Mapped),
+    ) -> Result<u64> {
+        if depth == 0 {
+            for i in 0..node.count() {
+                let at = node.data(i);
+                let place = if node.is_unwritten(i) { Mapped::Unwritten(at) } else { Mapped::Data(at) };
+                visit(node.first(i), node.extent_len(i), place);
+            }
+            return Ok(0);
+        }
+        let mut nodes = 0;
+        for i in 0..node.count() {
+            let end = if i + 1 < node.count() { node.first(i + 1) } else { range.end };
+            let range = node.first(i)..end;
+            let piece = self.extent_node(inode, node.child(i), depth - 1, &range)?;
+            nodes += 1 + self.each_below(inode, &Node(&piece), depth - 1, range, visit)?;
+        }
+        Ok(nodes)
+    }
+
     fn extent_node(&self, inode: &Inode, block: u64, depth: u16, range: &Range<u64>) -> Result<Piece> {
         let bad = |what: &str| Error::Corrupt(format!("ext4 inode {}, block {block}: {what}", inode.ino));
         if !self.sb.holds(block, 1) {
@@ -158,6 +199,19 @@ impl Ext4 {
         }
         Ok(piece)
     }
+}
+
+/// Whether `i_block` holds the root of an extent tree at all.
+pub(super) fn is_root(area: &[u8]) -> bool {
+    le16(area, 0) == MAGIC
+}
+
+/// `i_block` of a file without extents.
+pub(super) fn empty_root() -> [u8; 60] {
+    let mut area = [0; 60];
+    area[..2].copy_from_slice(&MAGIC.to_le_bytes());
+    area[4] = 4;
+    area
 }
 
 #[cfg(test)]

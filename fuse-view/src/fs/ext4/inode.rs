@@ -92,6 +92,14 @@ impl Inode {
 impl Ext4 {
     /// Reads an inode that a directory or the superblock names.
     pub(super) fn inode(&self, ino: u32) -> Result<Inode> {
+        match self.fast.inode(ino) {
+            Some(edit) => self.parse_inode(ino, edit.raw.clone(), false),
+            None => self.parse_inode(ino, self.slot(ino)?, true),
+        }
+    }
+
+    /// The bytes of inode `ino` in its table, in use or not.
+    pub(super) fn slot(&self, ino: u32) -> Result<Piece> {
         let sb = &self.sb;
         if ino == 0 || ino > sb.inodes {
             return Err(Error::Corrupt(format!("ext4: inode {ino} is beyond the last, {}", sb.inodes)));
@@ -99,8 +107,7 @@ impl Ext4 {
         let index = ino - 1;
         let table_start = self.inode_table(u64::from(index / sb.inodes_per_group))?;
         let byte = u64::from(index % sb.inodes_per_group) * sb.inode_size as u64;
-        let raw = self.dev.piece((table_start << sb.block_bits) + byte, sb.inode_size)?;
-        self.parse_inode(ino, raw, true)
+        self.dev.piece((table_start << sb.block_bits) + byte, sb.inode_size)
     }
 
     /// Believes `inode_size` bytes that stand for inode `ino`, with `summed` only if their checksum is right.
@@ -255,6 +262,13 @@ fn inode_checksum_holds(raw: &[u8], seed: u32) -> bool {
 
 fn low16(crc: u32) -> u16 {
     u16::from_le_bytes([crc.to_le_bytes()[0], crc.to_le_bytes()[1]])
+}
+
+/// Type as directory entries have it, by the mode; 0: none.
+pub(super) fn type_of_mode(mode: u16) -> u8 {
+    (1..8)
+        .find(|&entry| kind_of_mode(mode).is_some() && kind_of_entry(entry) == kind_of_mode(mode))
+        .unwrap_or(0)
 }
 
 /// Type by the upper four bits of the mode.

@@ -1,6 +1,7 @@
 //! Which block of the image holds which block of a file.
 
 use super::Ext4;
+use super::fast::Mapped;
 use super::inode::{Inode, fit, flag};
 use crate::{Error, Result};
 use std::ops::Range;
@@ -34,10 +35,16 @@ pub(super) enum Until {
 impl Ext4 {
     /// The run that begins at block `block` of the file.
     pub(super) fn map(&self, inode: &Inode, block: u64, until: Until) -> Result<Run> {
-        let run = if inode.has(flag::EXTENTS) {
-            self.map_extents(inode, block)?
-        } else {
-            self.map_pointers(inode, block, until)?
+        let run = match self.fast.inode(inode.ino).filter(|edit| !edit.map.is_empty()) {
+            Some(edit) => match edit.map.get(block) {
+                (Some(Mapped::Data(at)), end) => Run { len: end - block, place: Place::Data(at) },
+                (Some(_), end) => Run { len: end - block, place: Place::Hole },
+                (None, end) => {
+                    let run = self.map_on_disk(inode, block, until)?;
+                    Run { len: run.len.min(end - block), ..run }
+                }
+            },
+            None => self.map_on_disk(inode, block, until)?,
         };
         if let Place::Data(start) = run.place {
             // With AnyData only the first block of a run of pointers is known here; the others are checked when read.
@@ -50,6 +57,15 @@ impl Ext4 {
             }
         }
         Ok(run)
+    }
+
+    /// As [`Ext4::map`], by what the inode itself says.
+    fn map_on_disk(&self, inode: &Inode, block: u64, until: Until) -> Result<Run> {
+        if inode.has(flag::EXTENTS) {
+            self.map_extents(inode, block)
+        } else {
+            self.map_pointers(inode, block, until)
+        }
     }
 
     /// As [`Ext4::map`], with neighbouring extents joined up to about `want` blocks.

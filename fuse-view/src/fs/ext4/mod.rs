@@ -12,6 +12,7 @@ mod acl;
 mod checksum;
 mod dir;
 mod extent;
+mod fast;
 mod hash;
 mod htree;
 mod inline;
@@ -24,6 +25,7 @@ mod xattr;
 
 use crate::overlay::Scratch;
 use crate::{Attr, BlockRead, DirEntry, Error, FileKind, FsView, Ino, Piece, Result, StatFs};
+use fast::FastLayer;
 use inode::{Inode, ROOT_INO, flag};
 use std::ops::Range;
 use std::sync::Arc;
@@ -36,6 +38,7 @@ const PATH_MAX: u64 = 4096;
 pub struct Ext4 {
     dev: Arc<dyn BlockRead>,
     sb: Superblock,
+    fast: FastLayer,
     replay: String,
 }
 
@@ -57,6 +60,9 @@ impl Ext4 {
                 Err(e) => state = format!("partial: what the journal holds cannot be used ({e})"),
             }
         }
+        if !recovered.ops.is_empty() {
+            fs.fast = fast::replay(&fs, &recovered.ops)?;
+        }
         fs.replay = state;
         fs.dir_inode(ROOT_INO)?;
         Ok(fs)
@@ -65,7 +71,7 @@ impl Ext4 {
     /// The file system as it is on `dev`, without its journal.
     fn unreplayed(dev: Arc<dyn BlockRead>) -> Result<Self> {
         let sb = Superblock::read(&*dev)?;
-        Ok(Self { dev, sb, replay: "clean".into() })
+        Ok(Self { dev, sb, fast: FastLayer::default(), replay: "clean".into() })
     }
 
     /// One block of metadata; that it lies in the file system is checked before.

@@ -7,15 +7,19 @@
 //! Facts: the kernel's `Documentation/filesystems/ext4/journal.rst`.
 
 mod apply;
+mod fast;
 mod log;
 mod records;
 mod scan;
 mod superblock;
 
+pub(super) use fast::{NameOp, Op};
+
 use super::superblock::{compat, incompat};
 use super::{Ext4, uuid_text};
 use crate::overlay::{Overlay, OverlayBuilder, Scratch};
 use crate::{Error, FileKind, Result};
+use fast::FastCommits;
 use log::Log;
 use superblock::JournalSuper;
 
@@ -25,6 +29,8 @@ pub(super) struct Recovered {
     pub overlay: Option<Overlay>,
     /// The value of `user.cowslip.replay`.
     pub state: String,
+    /// What the fast commits behind the log say, to be applied over that.
+    pub ops: Vec<Op>,
     /// Whether the journal carries an error: the kernel then leaves orphans alone.
     #[allow(dead_code)]
     pub has_error: bool,
@@ -32,7 +38,7 @@ pub(super) struct Recovered {
 
 impl Recovered {
     fn nothing(state: impl Into<String>) -> Self {
-        Self { overlay: None, state: state.into(), has_error: false }
+        Self { overlay: None, state: state.into(), ops: Vec::new(), has_error: false }
     }
 }
 
@@ -61,13 +67,16 @@ fn replay(fs: &Ext4, scratch: &Scratch) -> Result<Recovered> {
     trouble.extend(scanned.trouble.clone());
     let mut builder = OverlayBuilder::new(fs.dev.clone(), scratch);
     trouble.extend(apply::apply(&log, &scanned, &mut builder)?);
+    let fast =
+        if scanned.trouble.is_none() { fast::scan(&log, scanned.end)? } else { FastCommits::default() };
+    trouble.extend(fast.trouble);
     let state = if trouble.is_empty() {
         "replayed".into()
     } else {
         format!("partial: {}; the kernel would refuse to mount this", trouble.join("; "))
     };
     let overlay = (!builder.is_empty()).then(|| builder.build());
-    Ok(Recovered { overlay, state, has_error: log.sb.errno != 0 })
+    Ok(Recovered { overlay, state, ops: fast.ops, has_error: log.sb.errno != 0 })
 }
 
 /// Finds the journal and believes its superblock.

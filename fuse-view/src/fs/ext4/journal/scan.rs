@@ -37,7 +37,6 @@ pub(super) struct Scanned {
     /// To be replayed, in order.
     pub transactions: Vec<Transaction>,
     /// The transaction that did not complete: fast commits belong to it.
-    #[allow(dead_code)]
     pub end: u32,
     /// Why the kernel would refuse.
     pub trouble: Option<String>,

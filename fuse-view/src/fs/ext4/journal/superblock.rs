@@ -53,7 +53,6 @@ pub(super) struct JournalSuper {
     pub wide: bool,
     pub async_commit: bool,
     /// Blocks of the fast commits; empty without the feature.
-    #[allow(dead_code)]
     pub fast: Range<u32>,
 }
 
