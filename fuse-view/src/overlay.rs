@@ -188,6 +188,11 @@ pub struct Overlay {
 }
 
 impl Overlay {
+    /// Whether any of the `len` bytes from `offset` on is changed.
+    pub fn changes(&self, offset: u64, len: u64) -> bool {
+        self.from(offset).first().is_some_and(|patch| patch.start < offset.saturating_add(len))
+    }
+
     /// The changes that reach beyond `offset`.
     fn from(&self, offset: u64) -> &[Patch] {
         &self.patches[self.patches.partition_point(|patch| patch.end() <= offset)..]

@@ -2,6 +2,7 @@
 #![allow(dead_code)] // no test binary uses all of it
 
 pub mod compare;
+pub mod cuts;
 pub mod populate;
 pub mod recorder;
 #[path = "../../../tests/skip.rs"]

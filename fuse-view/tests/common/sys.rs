@@ -81,6 +81,33 @@ pub fn set_mtime(path: &Path, seconds: i64, nanoseconds: i64) -> io::Result<()> 
     done(rc).map(drop)
 }
 
+/// Makes all of `to` share the blocks of `from` (FICLONE).
+pub fn clone_file(from: &File, to: &File) -> io::Result<()> {
+    // SAFETY: two open descriptors; the call takes the number of the second.
+    done(unsafe { libc::ioctl(to.as_raw_fd(), libc::FICLONE, from.as_raw_fd()) }).map(drop)
+}
+
+#[repr(C)]
+struct CloneRange {
+    from: i64,
+    from_offset: u64,
+    len: u64,
+    to_offset: u64,
+}
+
+/// Makes a range of `to` share the blocks of a range of `from` (FICLONERANGE).
+pub fn clone_range(from: &File, at: u64, len: u64, to: &File, to_at: u64) -> io::Result<()> {
+    let range = CloneRange { from: from.as_raw_fd().into(), from_offset: at, len, to_offset: to_at };
+    // SAFETY: the structure is laid out as the kernel's `file_clone_range` and lives through the call.
+    done(unsafe { libc::ioctl(to.as_raw_fd(), libc::FICLONERANGE, &raw const range) }).map(drop)
+}
+
+pub fn remove_xattr(path: &Path, name: &str) -> io::Result<()> {
+    let (path, name) = (c(path), CString::new(name).unwrap());
+    // SAFETY: NUL-terminated strings that live through the call.
+    done(unsafe { libc::lremovexattr(path.as_ptr(), name.as_ptr()) }).map(drop)
+}
+
 #[repr(C)]
 struct AddKey {
     spec_kind: u32,

@@ -2,5 +2,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod cuts;
 mod image;
 mod oracle;
+mod workload;

@@ -3,13 +3,12 @@
 //! Facts: "XFS Algorithms & Data Structures", the chapter on extended attributes.
 
 use super::block::{Block, Magic};
-use super::cache::Kind;
 use super::extent::Place;
 use super::inode::{Format, Inode, Which};
 use super::superblock::bytes16;
 use super::{Xfs, acl, checksum, fit};
 use crate::fs::bytes::{be16, be32, be64, u8_at};
-use crate::{Error, Result};
+use crate::{Error, Piece, Result};
 use std::collections::HashSet;
 
 /// Flags of an entry.
@@ -55,7 +54,9 @@ impl Xfs {
     /// Attributes under the names the kernel gives them, sorted.
     pub(super) fn all_xattrs(&self, inode: &Inode) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
         let mut out = Vec::new();
-        for (space, name, value) in self.stored_attributes(inode)? {
+        let mut stored = self.stored_attributes(inode)?;
+        self.completed.correct_attributes(inode.ino, &mut stored);
+        for (space, name, value) in stored {
             if space & flag::ROOT != 0
                 && let Some(shown) = acl::shown_as(&name)
             {
@@ -101,7 +102,7 @@ impl Xfs {
     }
 
     fn attr_block(&self, inode: &Inode, block: u32) -> Result<Block> {
-        self.meta_block(inode, Which::Attributes, u64::from(block), false)?
+        self.meta_block(inode, Which::Attributes, u64::from(block))?
             .map_err(|_| bad(inode, "a hole where a block of attributes should be"))
     }
 
@@ -170,17 +171,13 @@ impl Xfs {
         Ok(value)
     }
 
-    fn value_block(&self, inode: &Inode, block: u64) -> Result<super::cache::Piece> {
+    fn value_block(&self, inode: &Inode, block: u64) -> Result<Piece> {
         let len = self.sb.block_size();
         let Place::Data(start) = self.map(inode, Which::Attributes, block)?.place else {
             return Err(bad(inode, "a hole where a value should be"));
         };
         let byte = self.sb.byte_of(start, 1).unwrap_or_default();
-        if let Some(piece) = self.cache.get(Kind::Value, byte, len) {
-            return Ok(piece);
-        }
-        let mut bytes = vec![0; len];
-        self.image.read_at(byte, &mut bytes)?;
+        let bytes = self.image.piece(byte, len)?;
         let patched = self.image.is_patched(byte, len);
         if be32(&bytes, 0) != u32::from_be_bytes(*b"XARM") || !(patched || checksum::holds(&bytes, 12)) {
             return Err(bad(inode, "a part of a value has no magic, or its checksum is wrong"));
@@ -191,9 +188,7 @@ impl Xfs {
         {
             return Err(bad(inode, "a part of a value belongs elsewhere"));
         }
-        let piece: super::cache::Piece = bytes.into();
-        self.cache.keep(Kind::Value, byte, &piece);
-        Ok(piece)
+        Ok(bytes)
     }
 }
 

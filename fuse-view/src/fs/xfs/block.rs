@@ -2,16 +2,12 @@
 //!
 //! Facts: "XFS Algorithms & Data Structures", the chapters on directories and extended attributes.
 
-use super::cache::{Kind, Piece};
-use super::extent::{Place, Run};
+use super::extent::Place;
 use super::inode::{Inode, Which};
 use super::superblock::bytes16;
-use super::{Xfs, checksum, fit};
+use super::{Xfs, checksum};
 use crate::fs::bytes::{be16, be32, be64};
-use crate::{Error, Result};
-
-/// Bytes of a directory read at once where listing goes on.
-const READAHEAD_BYTES: usize = 64 << 10;
+use crate::{Error, Piece, Result};
 
 /// What a block is, by its magic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,78 +98,38 @@ impl Xfs {
     }
 
     /// The block of a directory or of attributes that begins at block `block` of the fork; a hole of that many blocks
-    /// otherwise. With `ahead` what follows it is read, too.
+    /// otherwise.
     pub(super) fn meta_block(
         &self,
         inode: &Inode,
         which: Which,
         block: u64,
-        ahead: bool,
     ) -> Result<std::result::Result<Block, u64>> {
-        let len = 1usize << self.unit_bits(which);
+        let bits = self.unit_bits(which);
         let run = self.map(inode, which, block)?;
         let Place::Data(start) = run.place else { return Ok(Err(run.len)) };
         let Some(byte) = self.sb.byte_of(start, 1) else {
             return Err(self.bad_block(inode, block, "it lies outside of the file system"));
         };
-        let piece = match self.cache.get(Kind::Dir, byte, len) {
-            Some(piece) => piece,
-            None => self.load(inode, which, block, run, byte, ahead)?,
+        let (piece, patched) = if run.len >= 1 << (bits - self.sb.block_bits) {
+            let piece = self.image.piece(byte, 1 << bits)?;
+            (piece, self.image.is_patched(byte, 1 << bits))
+        } else {
+            self.in_pieces(inode, which, block)?
         };
         let (magic, v5) = magic(&piece).ok_or_else(|| self.bad_block(inode, block, "no known magic"))?;
-        if v5 != self.sb.v5() || (v5 && be64(&piece, checksum_at(magic) + 36) != inode.ino) {
-            return Err(self.bad_block(inode, block, "it belongs to another file or version"));
+        if v5 != self.sb.v5() {
+            return Err(self.bad_block(inode, block, "it is of another version"));
+        }
+        if v5 {
+            self.check_block(inode, &piece, magic, byte, patched)
+                .map_err(|what| self.bad_block(inode, block, what))?;
         }
         Ok(Ok(Block { magic, piece, v5 }))
     }
 
-    fn bad_block(&self, inode: &Inode, block: u64, what: &str) -> Error {
-        Error::Corrupt(format!("xfs inode {}, block {block} of its index or entries: {what}", inode.ino))
-    }
-
-    /// Reads and checks what the cache does not have.
-    fn load(
-        &self,
-        inode: &Inode,
-        which: Which,
-        block: u64,
-        run: Run,
-        byte: u64,
-        ahead: bool,
-    ) -> Result<Piece> {
-        let bits = self.unit_bits(which);
-        let len = 1usize << bits;
-        let here = fit(READAHEAD_BYTES.max(len), run.len << self.sb.block_bits) / len;
-        if here == 0 {
-            return self.load_in_pieces(inode, which, block, byte);
-        }
-        let mut bytes = vec![0; if ahead { here } else { 1 } * len];
-        if self.image.read_at(byte, &mut bytes).is_err() {
-            bytes.truncate(len);
-            self.image.read_at(byte, &mut bytes)?;
-        }
-        let mut blocks = bytes.chunks_exact(len).zip((byte..).step_by(len));
-        let keep = |bytes: &[u8], byte| {
-            let patched = self.image.is_patched(byte, len);
-            self.check_block(bytes, byte, patched).map(|()| {
-                let piece: Piece = bytes.into();
-                self.cache.keep(Kind::Dir, byte, &piece);
-                piece
-            })
-        };
-        let (first, at) = blocks.next().unwrap_or_default();
-        let piece = keep(first, at).map_err(|what| self.bad_block(inode, block, what))?;
-        for (next, at) in blocks {
-            // What lies ahead is judged when somebody asks for it.
-            if keep(next, at).is_err() {
-                break;
-            }
-        }
-        Ok(piece)
-    }
-
-    /// A block larger than those of the file system need not be in one piece.
-    fn load_in_pieces(&self, inode: &Inode, which: Which, block: u64, byte: u64) -> Result<Piece> {
+    /// A block larger than those of the file system need not be in one piece. The second: whether the log changed it.
+    fn in_pieces(&self, inode: &Inode, which: Which, block: u64) -> Result<(Piece, bool)> {
         let bits = self.unit_bits(which);
         let mut bytes = vec![0; 1 << bits];
         self.read_mapped(inode, which, u64::MAX, block << self.sb.block_bits, &mut bytes)?;
@@ -184,22 +140,30 @@ impl Xfs {
                 patched |= self.image.is_patched(at, self.sb.block_size());
             }
         }
-        self.check_block(&bytes, byte, patched).map_err(|what| self.bad_block(inode, block, what))?;
-        let piece: Piece = bytes.into();
-        self.cache.keep(Kind::Dir, byte, &piece);
-        Ok(piece)
+        Ok((bytes.into(), patched))
     }
 
-    fn check_block(&self, bytes: &[u8], byte: u64, patched: bool) -> std::result::Result<(), &'static str> {
-        let (magic, v5) = magic(bytes).ok_or("no known magic")?;
-        if !v5 {
-            return Ok(());
-        }
+    fn bad_block(&self, inode: &Inode, block: u64, what: &str) -> Error {
+        Error::Corrupt(format!("xfs inode {}, block {block} of its index or entries: {what}", inode.ino))
+    }
+
+    /// Whether a block of version 5 is whole, and the one of this inode at this place.
+    fn check_block(
+        &self,
+        inode: &Inode,
+        bytes: &[u8],
+        magic: Magic,
+        byte: u64,
+        patched: bool,
+    ) -> std::result::Result<(), &'static str> {
         let at = checksum_at(magic);
         if !patched && !checksum::holds(bytes, at) {
             return Err("its checksum is wrong");
         }
-        if be64(bytes, at + 4) != byte >> 9 || bytes16(bytes, at + 20) != self.sb.meta_uuid {
+        if be64(bytes, at + 4) != byte >> 9
+            || bytes16(bytes, at + 20) != self.sb.meta_uuid
+            || be64(bytes, at + 36) != inode.ino
+        {
             return Err("it belongs elsewhere");
         }
         Ok(())

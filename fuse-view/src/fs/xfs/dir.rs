@@ -108,7 +108,7 @@ impl Xfs {
         let unit = 1u64 << self.sb.dir_block_bits;
         let mut at = from - from % unit;
         while at < self.entries_end() {
-            let go_on = match self.meta_block(dir, Which::Data, at >> self.sb.block_bits, true) {
+            let go_on = match self.meta_block(dir, Which::Data, at >> self.sb.block_bits) {
                 Ok(Ok(block)) => each(Ok((&block, at))),
                 Ok(Err(hole)) => {
                     let end = at.saturating_add(hole.saturating_mul(1 << self.sb.block_bits));

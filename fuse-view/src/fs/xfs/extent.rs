@@ -44,6 +44,15 @@ impl Extent {
     }
 }
 
+/// What is found at a block of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Found {
+    /// The extent that holds it.
+    Extent(Extent),
+    /// A hole up to this block.
+    Hole(u64),
+}
+
 /// Where a run of blocks of a file lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Place {
@@ -62,9 +71,16 @@ pub(super) struct Run {
 }
 
 impl Run {
-    /// A hole from `block` up to `end`.
-    pub fn hole(block: u64, end: u64) -> Self {
-        Self { len: end.saturating_sub(block).max(1), place: Place::Hole }
+    /// The run from `block` on.
+    fn of(found: Found, block: u64) -> Self {
+        match found {
+            Found::Extent(extent) => {
+                let skip = block - extent.offset;
+                let place = if extent.unwritten { Place::Hole } else { Place::Data(extent.start + skip) };
+                Self { len: extent.count - skip, place }
+            }
+            Found::Hole(end) => Self { len: end.saturating_sub(block).max(1), place: Place::Hole },
+        }
     }
 }
 
@@ -80,7 +96,7 @@ pub(super) fn in_order(records: &[u8], count: usize, range: &Range<u64>) -> bool
 }
 
 /// The answer of `count` records in order that cover all up to `end`; `get` yields the record of an index.
-pub(super) fn run_at(count: usize, get: impl Fn(usize) -> Extent, block: u64, end: u64) -> Run {
+pub(super) fn find_in(count: usize, get: impl Fn(usize) -> Extent, block: u64, end: u64) -> Found {
     let (mut low, mut high) = (0, count);
     while low < high {
         let middle = low.midpoint(high);
@@ -89,21 +105,19 @@ pub(super) fn run_at(count: usize, get: impl Fn(usize) -> Extent, block: u64, en
     if low > 0 {
         let found = get(low - 1);
         if block < found.end() {
-            let skip = block - found.offset;
-            let place = if found.unwritten { Place::Hole } else { Place::Data(found.start + skip) };
-            return Run { len: found.count - skip, place };
+            return Found::Extent(found);
         }
     }
-    Run::hole(block, if low < count { get(low).offset } else { end })
+    Found::Hole(if low < count { get(low).offset } else { end })
 }
 
 impl Xfs {
     /// The run that begins at block `block` of a fork.
     pub(super) fn map(&self, inode: &Inode, which: Which, block: u64) -> Result<Run> {
         if block >= END {
-            return Ok(Run::hole(block, u64::MAX));
+            return Ok(Run::of(Found::Hole(u64::MAX), block));
         }
-        let run = self.map_unchecked(inode, which, block)?;
+        let run = Run::of(self.found(inode, which, block)?, block);
         if let Place::Data(start) = run.place
             && self.sb.byte_of(start, run.len).is_none()
         {
@@ -115,8 +129,12 @@ impl Xfs {
         Ok(run)
     }
 
-    fn map_unchecked(&self, inode: &Inode, which: Which, block: u64) -> Result<Run> {
-        let Some(fork) = inode.fork(which) else { return Ok(Run::hole(block, END)) };
+    /// What is at block `block` of a fork.
+    pub(super) fn found(&self, inode: &Inode, which: Which, block: u64) -> Result<Found> {
+        if let Some(list) = self.completed.extents(inode.ino, which) {
+            return Ok(find_in(list.len(), |i| list[i], block, END));
+        }
+        let Some(fork) = inode.fork(which) else { return Ok(Found::Hole(END)) };
         match fork.format {
             Format::Extents => {
                 let records = inode.fork_bytes(fork);
@@ -127,10 +145,10 @@ impl Xfs {
                         inode.ino
                     )));
                 }
-                Ok(run_at(count, |i| Extent::decode(records, i), block, END))
+                Ok(find_in(count, |i| Extent::decode(records, i), block, END))
             }
             Format::Tree => self.map_tree(inode, fork, block),
-            Format::Local | Format::Device => Ok(Run::hole(block, END)),
+            Format::Local | Format::Device => Ok(Found::Hole(END)),
         }
     }
 
@@ -231,7 +249,7 @@ mod tests {
             [record(10, 100, 5, false), record(15, 200, 5, true), record(30, 300, 1 << 20, false)].concat();
         assert!(in_order(&raw, 3, &(0..END)));
         let check = |block, len, place| {
-            let run = run_at(3, |i| Extent::decode(&raw, i), block, END);
+            let run = Run::of(find_in(3, |i| Extent::decode(&raw, i), block, END), block);
             assert_eq!(run, Run { len, place }, "block {block}");
         };
         check(5, 5, Place::Hole);

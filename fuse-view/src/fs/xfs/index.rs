@@ -80,7 +80,7 @@ impl Xfs {
     pub(super) fn find_by_hash(&self, dir: &Inode, name: &[u8]) -> Result<Option<Ino>> {
         let hash = hash(name, self.sb.case_insensitive);
         let mut search = Search { dir, name, folded: None };
-        if let Ok(block) = self.meta_block(dir, Which::Data, 0, false)?
+        if let Ok(block) = self.meta_block(dir, Which::Data, 0)?
             && block.magic == Magic::DirBlock
         {
             let pairs = Pairs(hashes(&block).map_err(|what| bad(dir, what))?);
@@ -124,7 +124,7 @@ impl Xfs {
 
     fn index_block(&self, dir: &Inode, at: u64) -> Result<Block> {
         let block = self
-            .meta_block(dir, Which::Data, at, false)?
+            .meta_block(dir, Which::Data, at)?
             .map_err(|_| bad(dir, "a hole where a block of its index should be"))?;
         match block.magic {
             Magic::Node | Magic::DirLeaf | Magic::DirLeaf1 => Ok(block),
@@ -151,7 +151,7 @@ impl Xfs {
         let unit = 1u64 << self.sb.dir_block_bits;
         let within = super::fit(usize::MAX, at % unit);
         let block = self
-            .meta_block(dir, Which::Data, (at - at % unit) >> self.sb.block_bits, false)?
+            .meta_block(dir, Which::Data, (at - at % unit) >> self.sb.block_bits)?
             .map_err(|_| bad(dir, "its index leads into a hole"))?;
         if within < block.header() {
             return Err(bad(dir, "its index leads into a header"));

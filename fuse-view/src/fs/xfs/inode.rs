@@ -3,15 +3,12 @@
 //! Facts: "XFS Algorithms & Data Structures", the chapter on on-disk inodes.
 
 use super::Xfs;
-use super::cache::{Kind, Piece};
+use super::checksum;
 use super::superblock::bytes16;
-use super::{checksum, fit};
 use crate::fs::bytes::{be16, be32, be64, u8_at};
-use crate::{Attr, Error, FileKind, Ino, Result, Timestamp};
+use crate::{Attr, Error, FileKind, Ino, Piece, Result, Timestamp};
 use std::ops::Range;
 
-/// Bytes of inodes read at once: a chunk of 64 inodes of 512 bytes.
-const READAHEAD_BYTES: u64 = 32 << 10;
 /// `di_flags`: the data lies on the realtime device.
 const FLAG_REALTIME: u16 = 1;
 /// `di_flags2`
@@ -61,15 +58,13 @@ pub(super) struct Inode {
     flags2: u64,
     data: Fork,
     attributes: Option<Fork>,
-    piece: Piece,
-    at: usize,
-    len: usize,
+    raw: Piece,
 }
 
 impl Inode {
     /// The inode as it is on disk.
     pub fn raw(&self) -> &[u8] {
-        &self.piece[self.at..self.at + self.len]
+        &self.raw
     }
 
     /// A fork; None: there are no attributes.
@@ -141,47 +136,28 @@ impl Xfs {
         let Some(byte) = self.sb.byte_of_inode(ino) else {
             return Err(Error::Corrupt(format!("xfs: there is no room for an inode {ino}")));
         };
-        let (piece, at) = self.inode_piece(byte)?;
-        let len = self.sb.inode_size;
+        let raw = self.image.piece(byte, self.sb.inode_size)?;
         let bad = |what: &str| Error::Corrupt(format!("xfs inode {ino}: {what}"));
-        let raw = piece.get(at..at + len).ok_or_else(|| bad("it lies outside of its chunk"))?;
-        if be16(raw, 0) != 0x494E {
+        if be16(&raw, 0) != 0x494E {
             return Err(bad("its magic is not IN"));
         }
-        let version = u8_at(raw, 4);
+        let version = u8_at(&raw, 4);
         if if self.sb.v5() { version != 3 } else { !matches!(version, 1 | 2) } {
             return Err(bad("its version is impossible"));
         }
         if version == 3 {
-            let patched = self.image.is_patched(byte, len);
-            if !patched && !checksum::holds(raw, 100) {
+            let patched = self.image.is_patched(byte, raw.len());
+            if !patched && !checksum::holds(&raw, 100) {
                 return Err(bad("its checksum is wrong"));
             }
-            if be64(raw, 152) != ino || bytes16(raw, 160) != self.sb.meta_uuid {
+            if be64(&raw, 152) != ino || bytes16(&raw, 160) != self.sb.meta_uuid {
                 return Err(bad("it is another inode, or of another file system"));
             }
         }
-        let fields = fields(raw).map_err(bad)?;
-        Ok(Inode { ino, piece: piece.clone(), at, len, ..fields })
-    }
-
-    /// A piece of the image that holds the inode at `byte`, and where in the piece.
-    fn inode_piece(&self, byte: u64) -> Result<(Piece, usize)> {
-        let start = byte - byte % READAHEAD_BYTES;
-        let len = fit(usize::MAX, READAHEAD_BYTES.min(self.image.len().saturating_sub(start)));
-        if let Some(piece) = self.cache.get(Kind::Inodes, start, len) {
-            return Ok((piece, fit(usize::MAX, byte - start)));
-        }
-        let mut bytes = vec![0; len];
-        if byte < self.image.len() && self.image.read_at(start, &mut bytes).is_ok() {
-            let piece: Piece = bytes.into();
-            self.cache.keep(Kind::Inodes, start, &piece);
-            return Ok((piece, fit(usize::MAX, byte - start)));
-        }
-        // Around the one that is wanted something may be unreadable.
-        let mut bytes = vec![0; self.sb.inode_size];
-        self.image.read_at(byte, &mut bytes)?;
-        Ok((bytes.into(), 0))
+        let fields = fields(&raw).map_err(bad)?;
+        let mut inode = Inode { ino, raw, ..fields };
+        self.completed.correct(&mut inode);
+        Ok(inode)
     }
 }
 
@@ -236,9 +212,7 @@ fn fields(raw: &[u8]) -> std::result::Result<Inode, &'static str> {
         flags2,
         data,
         attributes,
-        piece: Piece::from([]),
-        at: 0,
-        len: 0,
+        raw: Vec::new().into(),
     })
 }
 

@@ -1,8 +1,8 @@
 //! XFS versions 4 and 5, read only.
 //!
 //! What a mount would show is served: the log is replayed into an overlay that covers the image, which is never
-//! written. The only other state is the cache of metadata; it never holds what was not read through that overlay, so
-//! the reader may be shared between threads freely.
+//! written. After that the reader has no state: it may be shared between threads freely, and what it reads twice is the
+//! business of the source's cache.
 //!
 //! Checksums, addresses and owners of version 5 are verified; a wrong one is an error of that object alone. What the
 //! log changed has the checksum of before and is judged by its structure only.
@@ -12,8 +12,8 @@
 mod acl;
 mod attributes;
 mod block;
-mod cache;
 mod checksum;
+mod complete;
 mod counters;
 mod dir;
 mod entry;
@@ -21,12 +21,14 @@ mod extent;
 mod image;
 mod index;
 mod inode;
+mod log;
 mod superblock;
 mod symlink;
 mod tree;
 
+use crate::overlay::Scratch;
 use crate::{Attr, BlockRead, DirEntry, Error, FileKind, FsView, Ino, Result, StatFs};
-use cache::Cache;
+use complete::Completed;
 use image::Image;
 use inode::{Inode, Which};
 use std::ops::Range;
@@ -37,7 +39,7 @@ use superblock::Superblock;
 pub struct Xfs {
     image: Image,
     sb: Superblock,
-    cache: Cache,
+    completed: Completed,
     replay: String,
     /// Whether the log held changes.
     replayed: bool,
@@ -50,17 +52,27 @@ impl Xfs {
     /// # Errors
     /// [`Error::Unsupported`] names features that are not read; [`Error::Corrupt`] where the superblock or the root
     /// directory is damaged.
-    pub fn open(dev: Arc<dyn BlockRead>) -> Result<Self> {
-        let image = Image::bare(dev);
-        let sb = Superblock::read(&image)?;
-        let fs = Self {
+    pub fn open(dev: Arc<dyn BlockRead>, scratch: &Scratch) -> Result<Self> {
+        let mut sb = Superblock::read(&Image::bare(dev.clone()))?;
+        let outcome = log::replay(&dev, &sb, scratch);
+        let image = outcome.overlay.map_or(Image::bare(dev), Image::covered);
+        if outcome.dirty {
+            // The log may have the superblock of a file system that grew.
+            sb = Superblock::read(&image)?;
+        }
+        let mut fs = Self {
             image,
             sb,
-            cache: Cache::new(),
-            replay: "partial: the log was not looked at".into(),
-            replayed: false,
+            completed: Completed::default(),
+            replay: outcome.state,
+            replayed: outcome.dirty,
             size: OnceLock::new(),
         };
+        if let Err(e) = fs.complete(&outcome.left)
+            && !fs.replay.starts_with("partial")
+        {
+            fs.replay = format!("partial: {e}; work that the log promised is not done");
+        }
         fs.dir_inode(fs.sb.root_ino)?;
         Ok(fs)
     }

@@ -11,6 +11,7 @@ use crate::{Error, Ino, Result};
 pub(super) mod incompat {
     pub const FTYPE: u32 = 0x1;
     pub const META_UUID: u32 = 0x4;
+    pub const NEEDS_REPAIR: u32 = 0x10;
     /// All that is read. Sparse inodes (2), bigtime (8), nrext64 (0x20), exchange of ranges (0x40), parent pointers
     /// (0x80) and the metadata directory (0x100) are told by each object, or change nothing for a reader.
     pub const KNOWN: u32 = 0x1FF;
@@ -21,6 +22,7 @@ const REFUSED: &[(u32, &str)] = &[(0x200, "zoned"), (0x400, "zone_gaps")];
 
 /// Bits of `versionnum`.
 mod version {
+    pub const LOG_V2: u16 = 0x400;
     pub const DIR_V2: u16 = 0x2000;
     pub const CASE_INSENSITIVE: u16 = 0x4000;
     pub const MORE_BITS: u16 = 0x8000;
@@ -59,6 +61,12 @@ pub(super) struct Superblock {
     /// Block where the log starts, 0: it is on another device.
     pub log_start: u64,
     pub log_blocks: u32,
+    pub log_v2: bool,
+    pub incompat: u32,
+    /// Features of the log alone.
+    pub log_incompat: u32,
+    /// Alignment of inode chunks in blocks.
+    pub inode_align: u32,
     /// Whether the counters below are kept up only at unmount.
     pub lazy_counters: bool,
     pub inodes: u64,
@@ -132,6 +140,10 @@ impl Superblock {
             label: raw[108..120].split(|&b| b == 0).next().unwrap_or_default().to_vec(),
             log_start: be64(raw, 48),
             log_blocks: be32(raw, 96),
+            log_v2: v5 || versionnum & version::LOG_V2 != 0,
+            incompat,
+            log_incompat: if v5 { be32(raw, 220) } else { 0 },
+            inode_align: be32(raw, 180),
             lazy_counters: v5 || features2 & FEATURES2_LAZY_COUNTERS != 0,
             inodes: be64(raw, 128),
             inodes_free: be64(raw, 136),

@@ -3,13 +3,12 @@
 //! A node is verified when it comes in (checksum, address, level, order), and a walk goes down one level at a time
 //! with the range its parent gave it, so a tree that points at itself or at a neighbour ends in an error.
 
-use super::cache::{Kind, Piece};
-use super::extent::{END, Extent, RECORD, Run, in_order, run_at};
+use super::extent::{END, Extent, Found, RECORD, find_in, in_order};
 use super::inode::{Fork, Inode};
 use super::superblock::bytes16;
 use super::{Xfs, checksum};
 use crate::fs::bytes::{be16, be32, be64};
-use crate::{Error, Result};
+use crate::{Error, Piece, Result};
 use std::ops::Range;
 
 /// More levels than the most extents in the smallest blocks take.
@@ -59,8 +58,8 @@ impl<'a> Index<'a> {
 }
 
 impl Xfs {
-    /// The run at `block` of a fork whose root is in the inode.
-    pub(super) fn map_tree(&self, inode: &Inode, fork: &Fork, block: u64) -> Result<Run> {
+    /// What is at `block` of a fork whose root is in the inode.
+    pub(super) fn map_tree(&self, inode: &Inode, fork: &Fork, block: u64) -> Result<Found> {
         let bad = |what: &str| Error::Corrupt(format!("xfs inode {}: {what}", inode.ino));
         let root = inode.fork_bytes(fork);
         let mut level = be16(root, 0);
@@ -75,7 +74,7 @@ impl Xfs {
         loop {
             let (child, covered) = match index.child(block, &range) {
                 Ok(found) => found,
-                Err(first) => return Ok(Run::hole(block, first)),
+                Err(first) => return Ok(Found::Hole(first)),
             };
             if covered.start < range.start || covered.end > range.end {
                 return Err(bad("a node of its tree of extents leaves the range of its parent"));
@@ -96,7 +95,7 @@ impl Xfs {
                 if !ends {
                     return Err(bad("a leaf of its tree of extents leaves the range of its parent"));
                 }
-                return Ok(run_at(count, |i| Extent::decode(area, i), block, range.end));
+                return Ok(find_in(count, |i| Extent::decode(area, i), block, range.end));
             }
             index = Index::new(area, count).ok_or_else(|| bad("an empty node of extents"))?;
         }
@@ -115,14 +114,8 @@ impl Xfs {
             .byte_of(number, 1)
             .filter(|byte| *byte > 0)
             .ok_or_else(|| bad("a node of extents outside of the file system"))?;
-        if let Some(piece) = self.cache.get(Kind::Extents, byte, len) {
-            return Ok(piece);
-        }
-        let mut bytes = vec![0; len];
-        self.image.read_at(byte, &mut bytes)?;
-        self.check_node(&bytes, byte).map_err(bad)?;
-        let piece: Piece = bytes.into();
-        self.cache.keep(Kind::Extents, byte, &piece);
+        let piece = self.image.piece(byte, len)?;
+        self.check_node(&piece, byte).map_err(bad)?;
         Ok(piece)
     }
 
