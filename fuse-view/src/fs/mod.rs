@@ -33,7 +33,7 @@ pub fn open_with(dev: Arc<dyn BlockRead>, scratch: &Scratch) -> Result<Arc<dyn F
     match detect(&*dev)? {
         Some(Format::Ext) => Ok(Arc::new(ext4::Ext4::open(dev, scratch)?)),
         Some(Format::Xfs) => Ok(Arc::new(xfs::Xfs::open(dev, scratch)?)),
-        Some(Format::Btrfs) => Ok(Arc::new(btrfs::Btrfs::open(dev)?)),
+        Some(Format::Btrfs) => Ok(Arc::new(btrfs::Btrfs::open(dev, scratch)?)),
         Some(other) => {
             Err(Error::Unsupported(format!("{other} is not read yet; ext2, ext3, ext4, xfs and btrfs are")))
         }

@@ -2,6 +2,8 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod cuts;
 mod image;
 mod oracle;
 mod subvolumes;
+mod workload;

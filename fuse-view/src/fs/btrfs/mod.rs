@@ -82,21 +82,13 @@ pub struct Btrfs {
 }
 
 impl Btrfs {
-    /// Opens the file system on `dev` and replays its log.
+    /// Opens the file system on `dev` and replays its log, with the memory for that from `scratch`.
     ///
     /// # Errors
     /// [`Error::Unsupported`] names features that are not read; [`Error::Corrupt`] where the superblock, the tree of
     /// chunks, the tree of roots or the root directory is damaged. A log that cannot be replayed is no error: then
     /// [`FsView::replay`] says so.
-    pub fn open(dev: Arc<dyn BlockRead>) -> Result<Self> {
-        Self::open_with(dev, Scratch::shared())
-    }
-
-    /// As [`Btrfs::open`], with the memory for what replay changes.
-    ///
-    /// # Errors
-    /// As [`Btrfs::open`].
-    pub fn open_with(dev: Arc<dyn BlockRead>, scratch: &Scratch) -> Result<Self> {
+    pub fn open(dev: Arc<dyn BlockRead>, scratch: &Scratch) -> Result<Self> {
         let sb = Superblock::read(&*dev)?;
         let blocks = open_blocks(dev, &sb)?;
         let root_tree = TreeRoot { address: sb.root, level: sb.root_level, generation: sb.generation };
