@@ -87,6 +87,17 @@ fn patiently(copy: &Path, at: &Path, options: &str) -> Result<Mount, String> {
     let mut tries = 0;
     loop {
         match Mount::with(copy, at, options) {
+            Err(e) if tries == 0 && std::env::var_os("COWSLIP_REPLAY_KEEP").is_some() => {
+                println!(
+                    "{e}\n{}",
+                    run(
+                        "sh",
+                        &["-c", "dmesg | grep -i btrfs | tail -12; losetup -a; grep btrfs /proc/mounts"]
+                    )
+                    .unwrap()
+                );
+                tries += 1;
+            }
             Err(_) if tries < 6 => {
                 tries += 1;
                 std::thread::sleep(Duration::from_millis(50 << tries));

@@ -2,8 +2,11 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod copies;
 mod cuts;
 mod image;
 mod oracle;
+mod rig;
 mod subvolumes;
+mod traps;
 mod workload;

@@ -43,7 +43,7 @@ impl Workload {
     fn name(&mut self) -> OsString {
         let n = self.chance.below(NAMES);
         // Some long, so that items are split differently.
-        if n % 5 == 0 { format!("{n}-{}", "n".repeat(150)) } else { format!("n{n}") }.into()
+        if n.is_multiple_of(5) { format!("{n}-{}", "n".repeat(150)) } else { format!("n{n}") }.into()
     }
 
     fn path(&mut self) -> PathBuf {
