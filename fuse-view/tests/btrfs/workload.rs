@@ -149,7 +149,7 @@ impl Workload {
                     .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
                     .open(other)
                     .ok()?;
-                sys::reflink(&file, &other).ok()
+                sys::clone_file(&file, &other).ok()
             }
         }
     }

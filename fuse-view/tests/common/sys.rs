@@ -50,12 +50,6 @@ pub fn set_xattr(path: &Path, name: &str, value: &[u8]) -> io::Result<()> {
         .map(drop)
 }
 
-pub fn remove_xattr(path: &Path, name: &str) -> io::Result<()> {
-    let (path, name) = (c(path), CString::new(name).unwrap());
-    // SAFETY: NUL-terminated strings that live through the call.
-    done(unsafe { libc::lremovexattr(path.as_ptr(), name.as_ptr()) }).map(drop)
-}
-
 /// Lets two names change places.
 pub fn exchange(a: &Path, b: &Path) -> io::Result<()> {
     let (a, b) = (c(a), c(b));
@@ -72,13 +66,6 @@ pub fn link_open(file: &File, path: &Path) -> io::Result<()> {
         libc::linkat(file.as_raw_fd(), c"".as_ptr(), libc::AT_FDCWD, path.as_ptr(), libc::AT_EMPTY_PATH)
     };
     done(rc).map(drop)
-}
-
-/// Makes `to` share all blocks of `from` (FICLONE).
-pub fn reflink(from: &File, to: &File) -> io::Result<()> {
-    const FICLONE: libc::c_ulong = 0x4004_9409;
-    // SAFETY: two open descriptors, which is all that the call takes.
-    done(unsafe { libc::ioctl(to.as_raw_fd(), FICLONE, from.as_raw_fd()) }).map(drop)
 }
 
 /// All attributes, sorted by name.
