@@ -41,6 +41,11 @@ test-kernel: ## Tests on a kernel of their own, with ublk: built once and cached
 .PHONY: mutations
 mutations: ## The store's tests against deliberate bugs: each must be caught
 	$(CARGO) test -p store --locked --features mutations --test mutations -- --nocapture
+.PHONY: test-kubernetes
+test-kubernetes: ## What needs programs of Kubernetes; builds them once (Go 1.26, some 25 CPU minutes), root
+	tests/kubernetes/build sanity
+	$(CARGO) build --workspace --bins --locked
+	$(CARGO) test --package integration-tests --test kubernetes --locked -- --test-threads=1
 
 .PHONY: lint
 lint: check-format check-scripts ## Formatting, clippy, rustdoc and the shell scripts, warnings being errors

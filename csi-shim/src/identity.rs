@@ -2,9 +2,10 @@
 
 use crate::DRIVER_NAME;
 use crate::csi::identity_server::Identity;
+use crate::csi::plugin_capability::{Service, Type, VolumeExpansion, service, volume_expansion};
 use crate::csi::{
     GetPluginCapabilitiesRequest, GetPluginCapabilitiesResponse, GetPluginInfoRequest, GetPluginInfoResponse,
-    ProbeRequest, ProbeResponse,
+    PluginCapability, ProbeRequest, ProbeResponse,
 };
 use api::{Client, Error, ErrorKind};
 use std::collections::HashMap;
@@ -41,12 +42,22 @@ impl Identity for IdentityService {
         }))
     }
 
-    /// None: a capability stands here when the service behind it answers.
     async fn get_plugin_capabilities(
         &self,
         _: Request<GetPluginCapabilitiesRequest>,
     ) -> Result<Response<GetPluginCapabilitiesResponse>, Status> {
-        Ok(Response::new(GetPluginCapabilitiesResponse { capabilities: Vec::new() }))
+        let services = [
+            service::Type::ControllerService,
+            service::Type::VolumeAccessibilityConstraints,
+            service::Type::GroupControllerService,
+            service::Type::SnapshotMetadataService,
+        ];
+        let services = services.map(|r#type| Type::Service(Service { r#type: r#type.into() }));
+        let online = volume_expansion::Type::Online.into();
+        let expansion = Type::VolumeExpansion(VolumeExpansion { r#type: online });
+        let all = services.into_iter().chain([expansion]);
+        let capabilities = all.map(|one| PluginCapability { r#type: Some(one) }).collect();
+        Ok(Response::new(GetPluginCapabilitiesResponse { capabilities }))
     }
 
     /// "Not ready" and no failure while the agent is away: sidecars wait for readiness, but end at an error.

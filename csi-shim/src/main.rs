@@ -2,8 +2,10 @@
 
 use anyhow::Context;
 use clap::{Parser, Subcommand, ValueEnum};
+use csi_shim::agent::Agent;
 use csi_shim::endpoint::{BindError, Endpoint};
-use csi_shim::node::{self, ServeError};
+use csi_shim::serve::{self, ServeError};
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
@@ -41,11 +43,14 @@ enum Command {
         /// The agent's socket. The agent may come later and may go: the driver is not ready meanwhile.
         #[arg(long, value_name = "SOCKET", env = "COWSLIP_SOCKET", default_value = api::DEFAULT_SOCKET)]
         agent: PathBuf,
-        /// The name of the node in the cluster.
+        /// The name of the node in the cluster; without it the host's name.
         #[arg(long, value_name = "NAME", env = "NODE_NAME")]
         node_name: Option<String>,
     },
 }
+
+/// Mounts and the like that are under way at the same time; a device whose agent is away holds its thread.
+const BLOCKING_THREADS: usize = 64;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -64,7 +69,10 @@ fn main() -> ExitCode {
 
 fn start_log(format: LogFormat) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
     match format {
         LogFormat::Text => log.init(),
         LogFormat::Json => log.json().init(),
@@ -73,8 +81,16 @@ fn start_log(format: LogFormat) {
 
 fn run(command: Command) -> anyhow::Result<()> {
     let Command::Node { endpoint, agent, node_name } = command;
+    let node_name = match node_name {
+        Some(name) => name,
+        None => std::fs::read_to_string("/proc/sys/kernel/hostname")
+            .context("cannot tell the host's name; give --node-name")?
+            .trim()
+            .to_owned(),
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
+        .max_blocking_threads(BLOCKING_THREADS)
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
@@ -88,6 +104,6 @@ fn run(command: Command) -> anyhow::Result<()> {
             }
         };
         tracing::info!(version = env!("CARGO_PKG_VERSION"), node = node_name, "starting");
-        Ok(node::serve(&endpoint, agent, stop).await?)
+        Ok(serve::serve(&endpoint, Agent::new(agent, &node_name), stop).await?)
     })
 }

@@ -121,6 +121,8 @@ pub struct VolumeInfo {
 pub struct SnapshotInfo {
     /// Name of the volume it was taken of (which may have been deleted since).
     pub volume: String,
+    /// Id of that volume.
+    pub volume_id: u64,
     /// Name.
     pub name: String,
     /// Stable id, never reused in a pool.

@@ -1,9 +1,11 @@
 //! The CSI driver's Identity service, asked over its socket as kubelet's sidecars ask it.
 
+use csi_shim::csi::controller_client::ControllerClient;
 use csi_shim::csi::identity_client::IdentityClient;
 use csi_shim::csi::node_client::NodeClient;
 use csi_shim::csi::{
-    GetPluginCapabilitiesRequest, GetPluginInfoRequest, NodeGetInfoRequest, ProbeRequest, ProbeResponse,
+    ControllerPublishVolumeRequest, GetPluginCapabilitiesRequest, GetPluginInfoRequest, ListVolumesRequest,
+    NodeGetInfoRequest, ProbeRequest, ProbeResponse,
 };
 use hyper_util::rt::TokioIo;
 use integration_tests::binary;
@@ -144,7 +146,7 @@ impl StandIn {
 }
 
 #[tokio::test]
-async fn it_says_who_it_is_and_claims_nothing_more() {
+async fn it_says_who_it_is_and_what_it_can_do() {
     let driver = Driver::start();
     let mut identity = driver.identity().await;
     let info = identity.get_plugin_info(GetPluginInfoRequest {}).await.expect("it answers").into_inner();
@@ -152,16 +154,34 @@ async fn it_says_who_it_is_and_claims_nothing_more() {
     let version = Command::new(binary("cowslip-csi")).arg("--version").output().expect("it runs").stdout;
     assert_eq!(String::from_utf8_lossy(&version), format!("cowslip-csi {}\n", info.vendor_version));
     let answer = identity.get_plugin_capabilities(GetPluginCapabilitiesRequest {}).await.expect("it answers");
-    assert_eq!(answer.into_inner().capabilities, []);
+    assert_eq!(
+        answer.into_inner().capabilities.len(),
+        5,
+        "controller, topology, groups, metadata, expansion"
+    );
 }
 
 #[tokio::test]
 async fn what_it_does_not_claim_is_unimplemented_without_details() {
     let driver = Driver::start();
-    let mut node = NodeClient::new(driver.channel().await);
-    let status = node.node_get_info(NodeGetInfoRequest {}).await.expect_err("there is no Node service");
+    let mut controller = ControllerClient::new(driver.channel().await);
+    let request = ControllerPublishVolumeRequest::default();
+    let status = controller.controller_publish_volume(request).await.expect_err("nothing is to be done");
     assert_eq!(status.code(), Code::Unimplemented);
     assert!(status.details().is_empty());
+}
+
+#[tokio::test]
+async fn without_an_agent_calls_are_to_be_tried_again() {
+    let driver = Driver::start();
+    let mut node = NodeClient::new(driver.channel().await);
+    let info =
+        node.node_get_info(NodeGetInfoRequest {}).await.expect("the node's name is known").into_inner();
+    assert_eq!(info.node_id, "here");
+    let mut controller = ControllerClient::new(driver.channel().await);
+    let status = controller.list_volumes(ListVolumesRequest::default()).await.expect_err("nobody can tell");
+    assert_eq!(status.code(), Code::Unavailable);
+    assert!(status.message().contains("systemctl start cowslip"), "{status}");
 }
 
 #[tokio::test]

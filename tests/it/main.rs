@@ -1,7 +1,10 @@
 //! One binary for all integration tests, a module for each subject.
 
 mod bad_input;
+mod csi_groups;
 mod csi_identity;
+mod csi_rig;
+mod csi_volumes;
 mod full;
 mod install;
 mod interrupt;

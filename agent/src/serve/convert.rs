@@ -28,6 +28,7 @@ pub fn volume(info: VolumeInfo, devices: &Devices) -> v1::Volume {
 pub fn snapshot(info: SnapshotInfo) -> v1::Snapshot {
     v1::Snapshot {
         volume: info.volume,
+        volume_id: info.volume_id,
         name: info.name,
         id: info.id,
         size_bytes: info.size_bytes,
@@ -111,6 +112,7 @@ mod tests {
         ] {
             let info = SnapshotInfo {
                 volume: "v".into(),
+                volume_id: 4,
                 name: "s".into(),
                 id: 9,
                 size_bytes: 4096,
@@ -122,7 +124,8 @@ mod tests {
             };
             let wire = snapshot(info);
             assert_eq!(wire.consistency(), shown);
-            assert_eq!((wire.volume.as_str(), wire.name.as_str(), wire.id), ("v", "s", 9));
+            assert_eq!((wire.volume.as_str(), wire.volume_id), ("v", 4));
+            assert_eq!((wire.name.as_str(), wire.id), ("s", 9));
             assert_eq!((wire.size_bytes, wire.exclusive_bytes, wire.created_at), (4096, 2, 3));
             assert_eq!((wire.clones, wire.labels["k"].as_str()), (vec!["c".to_owned()], "w"));
         }

@@ -36,15 +36,24 @@ pub fn find(fs: &str) -> Result<Maker> {
         return Err(Error::new(ErrorKind::Invalid, format!("file system `{fs}` cannot be made here"))
             .hint(format!("one of {}", known.join(", "))));
     };
-    let tool = format!("mkfs.{name}");
+    let tool = find_tool(&format!("mkfs.{name}"), package).map_err(|error| {
+        error.hint(format!("install it (Debian: `apt install {package}`), or leave --fs out"))
+    })?;
+    Ok(Maker { tool, arguments })
+}
+
+/// A tool of the host, of that Debian package.
+///
+/// # Errors
+/// Unsupported if it is not installed.
+pub fn find_tool(tool: &str, package: &str) -> Result<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     // Not in everybody's PATH, but where the tools are.
     let directories = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
-    match directories.map(|directory| directory.join(&tool)).find(|file| file.is_file()) {
-        Some(tool) => Ok(Maker { tool, arguments }),
-        None => Err(Error::new(ErrorKind::Unsupported, format!("{tool} is not installed on this host"))
-            .hint(format!("install it (Debian: `apt install {package}`), or leave --fs out"))),
-    }
+    directories.map(|directory| directory.join(tool)).find(|file| file.is_file()).ok_or_else(|| {
+        Error::new(ErrorKind::Unsupported, format!("{tool} is not installed on this host"))
+            .hint(format!("install it (Debian: `apt install {package}`)"))
+    })
 }
 
 impl Maker {

@@ -2,10 +2,11 @@
 
 use super::agent::Agent;
 use super::errors::invalid;
+use super::provision::lock_of_label;
 use super::snapshots::required;
 use super::transfer::QUEUE;
 use api::v1::agent_server;
-use api::v1::{self, import_request};
+use api::v1::{self, import_request, provision_volume_request};
 use api::{Error, ErrorKind, Result};
 use std::sync::Arc;
 use tokio::sync::mpsc;
@@ -128,10 +129,7 @@ impl agent_server::Agent for Service {
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let labels = labels.into_iter().collect();
         let cut = self.0.alone(&names, move |agent| agent.create_snapshots(&snapshots, freeze, labels)).await;
-        answer(cut.map(|cut| v1::CreateSnapshotsResponse {
-            snapshots: cut.snapshots.into_iter().map(super::convert::snapshot).collect(),
-            warnings: cut.warnings,
-        }))
+        answer(cut.map(Into::into))
     }
 
     async fn list_snapshots(
@@ -216,6 +214,100 @@ impl agent_server::Agent for Service {
     ) -> Answer<v1::ListExtentsResponse> {
         let request = request.into_inner();
         answer(self.0.look(move |agent| agent.list_extents(&request)).await)
+    }
+
+    async fn find_volumes(
+        &self,
+        request: Request<v1::FindVolumesRequest>,
+    ) -> Answer<v1::ListVolumesResponse> {
+        let request = request.into_inner();
+        let volumes = self.0.look(move |agent| agent.find_volumes(request)).await;
+        answer(volumes.map(|volumes| v1::ListVolumesResponse { volumes }))
+    }
+
+    async fn find_snapshots(
+        &self,
+        request: Request<v1::FindSnapshotsRequest>,
+    ) -> Answer<v1::ListSnapshotsResponse> {
+        let request = request.into_inner();
+        let snapshots = self.0.look(move |agent| agent.find_snapshots(request)).await;
+        answer(snapshots.map(|snapshots| v1::ListSnapshotsResponse { snapshots }))
+    }
+
+    async fn provision_volume(&self, request: Request<v1::ProvisionVolumeRequest>) -> Answer<v1::Volume> {
+        let request = request.into_inner();
+        let source = match request.source {
+            Some(provision_volume_request::Source::VolumeId(id)) => Some(id),
+            _ => None,
+        };
+        let more = [request.name.clone(), lock_of_label(&request.labels, &request.unique_label)];
+        answer(self.by_id(source, more, move |agent, names| agent.provision_volume(request, names)).await)
+    }
+
+    async fn provision_snapshots(
+        &self,
+        request: Request<v1::ProvisionSnapshotsRequest>,
+    ) -> Answer<v1::CreateSnapshotsResponse> {
+        let request = request.into_inner();
+        let ids = request.volume_ids.clone();
+        let more = [lock_of_label(&request.labels, &request.unique_label)];
+        let work = move |agent: &Agent, names: &[String]| agent.provision_snapshots(request, names);
+        answer(self.by_id(ids, more, work).await.map(Into::into))
+    }
+
+    async fn delete_objects(
+        &self,
+        request: Request<v1::DeleteObjectsRequest>,
+    ) -> Answer<v1::DeleteObjectsResponse> {
+        let request = request.into_inner();
+        let (ids, snapshots) = (request.volume_ids.clone(), request.snapshot_ids.clone());
+        // A snapshot is deleted under the lock of its volume, which may be gone.
+        let of = move |agent: &Agent| {
+            let infos = snapshots.into_iter().filter_map(|id| agent.pool.snapshot_by_id(id).ok());
+            Ok(infos.map(|info| info.volume).collect::<Vec<_>>())
+        };
+        let more = self.0.look(of).await?;
+        let work = move |agent: &Agent, names: &[String]| agent.delete_objects(&request, names);
+        answer(self.by_id(ids, more, work).await.map(|()| v1::DeleteObjectsResponse {}))
+    }
+
+    async fn format_volume(
+        &self,
+        request: Request<v1::FormatVolumeRequest>,
+    ) -> Answer<v1::FormatVolumeResponse> {
+        let v1::FormatVolumeRequest { volume_id, fs } = request.into_inner();
+        let work = move |agent: &Agent, names: &[String]| {
+            agent.format_volume(&agent.locked_volume(volume_id, names)?, &fs)
+        };
+        let formatted = self.by_id([volume_id], [], work).await;
+        answer(formatted.map(|formatted| v1::FormatVolumeResponse { formatted }))
+    }
+
+    async fn grow_file_system(
+        &self,
+        request: Request<v1::GrowFileSystemRequest>,
+    ) -> Answer<v1::GrowFileSystemResponse> {
+        let id = request.into_inner().volume_id;
+        let work =
+            move |agent: &Agent, names: &[String]| agent.grow_file_system(&agent.locked_volume(id, names)?);
+        answer(self.by_id([id], [], work).await.map(|()| v1::GrowFileSystemResponse {}))
+    }
+}
+
+impl Service {
+    /// Runs `work` as the only operation on the volumes with these ids and the names `more`; it is told what is locked.
+    async fn by_id<T: Send + 'static>(
+        &self,
+        ids: impl IntoIterator<Item = u64>,
+        more: impl IntoIterator<Item = String>,
+        work: impl FnOnce(&Agent, &[String]) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let ids: Vec<u64> = ids.into_iter().collect();
+        let mut names = self.0.look(move |agent| Ok(agent.names_of(ids))).await?;
+        names.extend(more);
+        let locked: Vec<&str> = names.iter().map(String::as_str).collect();
+        let told = names.clone();
+        self.0.alone(&locked, move |agent| work(agent, &told)).await
     }
 }
 

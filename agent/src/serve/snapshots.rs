@@ -24,6 +24,13 @@ pub struct Cut {
     pub warnings: Vec<String>,
 }
 
+impl From<Cut> for v1::CreateSnapshotsResponse {
+    fn from(cut: Cut) -> Self {
+        let snapshots = cut.snapshots.into_iter().map(convert::snapshot).collect();
+        Self { snapshots, warnings: cut.warnings }
+    }
+}
+
 impl Agent {
     /// Cuts all volumes at one point.
     pub fn create_snapshots(&self, wanted: &[SnapshotRef], freeze: bool, labels: Labels) -> Result<Cut> {

@@ -4,15 +4,15 @@ use super::agent::Agent;
 use super::convert;
 use super::events::Subject;
 use api::v1;
-use store::{PoolInfo, PoolState};
+use store::{Labels, PoolInfo, PoolState};
 
 impl Agent {
     /// The answer to `status`.
     pub fn status(&self) -> v1::Status {
         let pool = self.pool.info();
-        let volumes = self.pool.volumes();
-        let snapshots = self.pool.snapshots(None).unwrap_or_default();
-        let snapshots = snapshots.len();
+        // By label: such a listing walks no map, and this is asked often.
+        let volumes = self.pool.volumes_with(&Labels::new());
+        let snapshots = self.pool.snapshots_with(&Labels::new()).len();
         let warnings = self.warnings(&pool);
         v1::Status {
             agent: Some(self.agent_status()),
@@ -55,7 +55,7 @@ impl Agent {
     fn warnings(&self, pool: &PoolInfo) -> Vec<String> {
         let mut warnings: Vec<String> = pool_warning(pool).into_iter().collect();
         warnings.extend(self.snapshots_mount.failure());
-        for info in self.pool.volumes() {
+        for info in self.pool.volumes_with(&Labels::new()) {
             if let Some(why) = self.devices.shown(info.id, &info.name).failure {
                 warnings.push(format!("volume {} has no device: {why}", info.name));
             }

@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 /// Messages between a connection and its worker: at most this many MiB of memory a transfer.
 pub const QUEUE: usize = 4;
 
-/// Marks snapshots that live only as long as an export.
+/// Marks snapshots that live only as long as an export or a copy of a volume.
 pub const TEMPORARY_LABEL: &str = "cowslip.io/temporary";
 
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
@@ -93,7 +93,7 @@ impl Agent {
         let mut warnings = Vec::new();
         let mut temporary = None;
         let info = if snapshot.is_empty() {
-            let wanted = [v1::SnapshotRef { volume: volume.clone(), name: temporary_name()? }];
+            let wanted = [v1::SnapshotRef { volume: volume.clone(), name: temporary_name("export")? }];
             let labels = Labels::from([(TEMPORARY_LABEL.to_owned(), "export".to_owned())]);
             let cut = self.create_snapshots(&wanted, *freeze, labels)?;
             warnings = cut.warnings;
@@ -194,9 +194,10 @@ impl Drop for Temporary {
     }
 }
 
-fn temporary_name() -> Result<String> {
+/// A name that nobody has, for a snapshot that lives as long as what it is for.
+pub fn temporary_name(purpose: &str) -> Result<String> {
     let random = getrandom::u64().map_err(|e| Error::new(ErrorKind::Io, format!("random number: {e}")))?;
-    Ok(format!("export-{random:016x}"))
+    Ok(format!("{purpose}-{random:016x}"))
 }
 
 /// A range in pieces that fit a message, cut at multiples of their size.

@@ -10,6 +10,14 @@ use crate::{PoolInfo, PoolState, Result, SnapshotInfo, VolumeInfo};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+/// Whether to count what a deletion would free, which walks the maps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Walk {
+    Yes,
+    /// The figure is 0.
+    No,
+}
+
 impl Pool {
     /// The pool now.
     pub fn info(&self) -> PoolInfo {
@@ -43,7 +51,7 @@ impl Pool {
     pub fn volumes(&self) -> Vec<VolumeInfo> {
         let catalog = self.core.catalog.lock().clone();
         let live = catalog.volumes.values().filter_map(|v| Some((v, catalog.versions.get(&v.head?)?)));
-        let mut all: Vec<_> = live.map(|(v, head)| self.volume_info(&catalog, v, head)).collect();
+        let mut all: Vec<_> = live.map(|(v, head)| self.volume_info(&catalog, v, head, Walk::Yes)).collect();
         all.sort_by(|a, b| a.name.cmp(&b.name));
         all
     }
@@ -52,7 +60,7 @@ impl Pool {
     pub fn volume(&self, name: &str) -> Result<VolumeInfo> {
         let catalog = self.core.catalog.lock().clone();
         let (v, head) = catalog.live_volume(name)?;
-        Ok(self.volume_info(&catalog, v, head))
+        Ok(self.volume_info(&catalog, v, head, Walk::Yes))
     }
 
     /// Snapshots of one volume, or of all by volume name; oldest first.
@@ -64,24 +72,34 @@ impl Pool {
         };
         volumes.sort_by(|a, b| a.name.cmp(&b.name));
         let all = volumes.into_iter().flat_map(|v| catalog.snapshots_of(v.id));
-        Ok(all.map(|s| self.snapshot_info(&catalog, s)).collect())
+        Ok(all.map(|s| self.snapshot_info(&catalog, s, Walk::Yes)).collect())
     }
 
     /// One snapshot; the name `latest` means the newest.
     pub fn snapshot(&self, volume: &str, name: &str) -> Result<SnapshotInfo> {
         let catalog = self.core.catalog.lock().clone();
         let s = catalog.snapshot_named(volume, name)?;
-        Ok(self.snapshot_info(&catalog, s))
+        Ok(self.snapshot_info(&catalog, s, Walk::Yes))
     }
 
-    fn volume_info(&self, catalog: &Catalog, v: &VolumeRecord, head: &Version) -> VolumeInfo {
+    pub(super) fn volume_info(
+        &self,
+        catalog: &Catalog,
+        v: &VolumeRecord,
+        head: &Version,
+        walk: Walk,
+    ) -> VolumeInfo {
         let (grown, own) = self.in_memory(head);
+        let exclusive = match walk {
+            Walk::Yes => (self.exclusive(catalog, head) + own) * BLOCK_BYTES,
+            Walk::No => 0,
+        };
         VolumeInfo {
             name: v.name.clone(),
             id: v.id.0,
             size_bytes: head.size_blocks * BLOCK_BYTES,
             used_bytes: (head.mapped_blocks + grown) * BLOCK_BYTES,
-            exclusive_bytes: (self.exclusive(catalog, head) + own) * BLOCK_BYTES,
+            exclusive_bytes: exclusive,
             origin: v.origin.and_then(|o| full_name(catalog, o)),
             created_at: v.created_at,
             attached: v.attached,
@@ -90,17 +108,21 @@ impl Pool {
         }
     }
 
-    fn snapshot_info(&self, catalog: &Catalog, s: &Version) -> SnapshotInfo {
+    pub(super) fn snapshot_info(&self, catalog: &Catalog, s: &Version, walk: Walk) -> SnapshotInfo {
         let Kind::Snapshot { name, created_at, consistency, labels } = &s.kind else {
             unreachable!("heads are not listed as snapshots")
         };
         let clones = catalog.volumes.values().filter(|v| v.origin == Some(s.id) && v.id != s.volume);
         SnapshotInfo {
             volume: catalog.volumes.get(&s.volume).map_or(String::new(), |v| v.name.clone()),
+            volume_id: s.volume.0,
             name: name.clone(),
             id: s.id.0,
             size_bytes: s.size_blocks * BLOCK_BYTES,
-            exclusive_bytes: self.exclusive(catalog, s) * BLOCK_BYTES,
+            exclusive_bytes: match walk {
+                Walk::Yes => self.exclusive(catalog, s) * BLOCK_BYTES,
+                Walk::No => 0,
+            },
             created_at: *created_at,
             consistency: *consistency,
             clones: clones.map(|v| v.name.clone()).collect(),

@@ -1,6 +1,7 @@
 //! The pool as its users see it: made, opened, asked, changed, closed.
 
 mod control;
+mod find;
 mod info;
 mod init;
 mod open;

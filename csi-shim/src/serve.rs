@@ -1,10 +1,19 @@
 //! The driver of one node, from its start to its end.
 
+use crate::agent::Agent;
+use crate::controller::ControllerService;
+use crate::csi::controller_server::ControllerServer;
+use crate::csi::group_controller_server::GroupControllerServer;
 use crate::csi::identity_server::IdentityServer;
+use crate::csi::node_server::NodeServer;
+use crate::csi::snapshot_metadata_server::SnapshotMetadataServer;
 use crate::endpoint::{BindError, Endpoint};
+use crate::group::GroupService;
 use crate::identity::IdentityService;
+use crate::metadata::MetadataService;
+use crate::node::NodeService;
+use crate::pending::Pending;
 use std::future::Future;
-use std::path::PathBuf;
 use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio_stream::wrappers::UnixListenerStream;
@@ -29,21 +38,26 @@ pub enum ServeError {
     },
 }
 
-/// Serves CSI at `endpoint` for the agent behind the socket `agent` until `stop` is done, and then until
+/// Serves CSI at `endpoint` for `agent` until `stop` is done, and then until
 /// the calls in flight are answered, 10 seconds at most.
 ///
 /// # Errors
 /// [`ServeError`].
 pub async fn serve(
     endpoint: &Endpoint,
-    agent: PathBuf,
+    agent: Agent,
     stop: impl Future<Output = ()> + Send,
 ) -> Result<(), ServeError> {
     let (listener, _bound) = endpoint.bind().await?;
-    tracing::info!(%endpoint, agent = %agent.display(), "serving");
+    tracing::info!(%endpoint, agent = %agent.socket().display(), node = agent.node(), "serving");
+    let pending = Pending::default();
     let (drain, draining) = oneshot::channel::<()>();
     let server = Server::builder()
-        .add_service(IdentityServer::new(IdentityService::new(agent)))
+        .add_service(IdentityServer::new(IdentityService::new(agent.socket().to_owned())))
+        .add_service(ControllerServer::new(ControllerService::new(agent.clone(), pending.clone())))
+        .add_service(GroupControllerServer::new(GroupService::new(agent.clone(), pending.clone())))
+        .add_service(SnapshotMetadataServer::new(MetadataService::new(agent.clone())))
+        .add_service(NodeServer::new(NodeService::new(agent, pending)))
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), async {
             // A sender that is gone asks for the same.
             let _ = draining.await;

@@ -1,0 +1,21 @@
+//! What needs programs of Kubernetes, which `tests/kubernetes/build` makes: run by `make test-kubernetes`.
+
+#[path = "../it/csi_rig.rs"]
+#[allow(dead_code, reason = "shared with the other integration tests")]
+mod csi_rig;
+mod sanity;
+
+use integration_tests::{rig, skip};
+use std::path::PathBuf;
+
+/// A program that `tests/kubernetes/build` has made; None, said: it has not.
+fn program(name: &str) -> Option<PathBuf> {
+    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
+    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(home).unwrap_or_default();
+    let path = cache.join("cowslip/kubernetes/bin").join(name);
+    if path.is_file() {
+        return Some(path);
+    }
+    skip(&format!("there is no {}: run tests/kubernetes/build, which needs Go 1.26", path.display()));
+    None
+}
