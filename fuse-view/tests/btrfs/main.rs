@@ -4,6 +4,7 @@
 mod common;
 mod copies;
 mod cuts;
+mod damage;
 mod image;
 mod oracle;
 mod rig;

@@ -179,7 +179,13 @@ impl Workload {
                 Some(())
             }
             12 => self.directories(),
-            13 => fs::remove_file(self.existing()).ok().and_then(|()| fs::write(self.path(), b"new").ok()),
+            13 => {
+                fs::remove_file(self.existing()).ok()?;
+                let path = self.path();
+                // What is there may be a FIFO, whose writer would wait for ever.
+                let mut new = OpenOptions::new();
+                new.write(true).create_new(true).open(path).ok()?.write_all_at(b"new", 0).ok()
+            }
             14 => {
                 let dir = self.dir();
                 let file = OpenOptions::new().write(true).custom_flags(libc::O_TMPFILE).open(dir).ok()?;
