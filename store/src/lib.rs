@@ -31,4 +31,4 @@ pub use info::*;
 pub use pool::{InitOptions, OpenOptions, Pool};
 pub use snapshot::Snapshot;
 pub use types::BLOCK_BYTES;
-pub use volume::Volume;
+pub use volume::{Volume, VolumeIo};

@@ -18,6 +18,10 @@ pub trait Disk: Send + Sync + 'static {
     fn discard(&self, offset: u64, len: u64) -> Result<(), i32>;
     /// The range reads as zeros afterwards.
     fn write_zeroes(&self, offset: u64, len: u64) -> Result<(), i32>;
+    /// The volume that this is, for servers that drive its data path on rings of their own. None: it has no such path.
+    fn volume(&self) -> Option<&store::Volume> {
+        None
+    }
 }
 
 impl Disk for store::Volume {
@@ -38,5 +42,8 @@ impl Disk for store::Volume {
     }
     fn write_zeroes(&self, offset: u64, len: u64) -> Result<(), i32> {
         Self::write_zeroes(self, offset, len).map_err(|e| e.errno())
+    }
+    fn volume(&self) -> Option<&store::Volume> {
+        Some(self)
     }
 }

@@ -1,7 +1,7 @@
 //! Volumes as ublk block devices: the kernel's driver for block devices that a process serves, multi-queue.
 //!
 //! ```text
-//! /dev/ublkbN → ublk_drv → a command in the ring of a queue's thread → Disk
+//! /dev/ublkbN → ublk_drv → a command in the ring of a queue's thread → Volume → requests in the same ring → pool
 //! ```
 //!
 //! - **A device lives in the kernel**, not in this process. Every device is made to be recovered: when the process dies,
@@ -11,6 +11,9 @@
 //! - **Recovery** begins when the pool's lock is held, so no write of the dead process can land any more, and ends with
 //!   the device served as it was: number and depth of queues and the size of requests are the kernel's, whatever this
 //!   version would choose.
+//! - **One thread a queue, one task a tag.** A task that waits for the pool waits in the ring, so a queue's requests are
+//!   under way together, and one system call serves the driver and the pool. Disks that are no volumes are asked by
+//!   calls that block.
 //! - **A device is shown when it can be used**: its link is made after its start has ended and it could be opened.
 //! - **Copies**: a request's data is copied once, between the request and a buffer of its tag. The buffers are locked, and
 //!   only what was used of them is there: taking that apart is most of the time in which a killed process's devices
@@ -62,8 +65,8 @@ pub struct UblkOptions {
     pub depth: u16,
     /// Largest request in bytes. A queue has `depth` buffers of this size.
     pub max_io_bytes: u32,
-    /// Threads that share a queue, where the driver lets them (kernel 6.16).
-    pub threads_per_queue: u16,
+    /// Threads that share a queue whose disk makes them wait, where the driver lets them (kernel 6.16).
+    pub waiting_threads: u16,
 }
 
 impl Default for UblkOptions {
@@ -76,7 +79,7 @@ impl Default for UblkOptions {
             queues: u16::try_from(cpus).unwrap_or(MAX_QUEUES).min(MAX_QUEUES),
             depth: 64,
             max_io_bytes: 512 << 10,
-            threads_per_queue: 4,
+            waiting_threads: 4,
         }
     }
 }
@@ -127,25 +130,26 @@ impl Ublk {
         })
     }
 
-    fn geometry(&self, stamp: Stamp) -> Geometry {
-        let shared = self.control.features().has(flag::PER_IO_DAEMON);
+    fn geometry(&self, stamp: Stamp, disk: &dyn Disk) -> Geometry {
         Geometry {
             queues: self.options.queues,
             depth: self.options.depth,
             max_io_bytes: self.options.max_io_bytes,
-            threads_per_queue: if shared {
-                self.options.threads_per_queue.clamp(1, self.options.depth)
-            } else {
-                1
-            },
+            threads_per_queue: self.threads_per_queue(
+                self.control.features().has(flag::PER_IO_DAEMON),
+                self.options.depth,
+                disk,
+            ),
             flags: flag::USER_RECOVERY | flag::USER_RECOVERY_REISSUE,
             stamp,
         }
     }
 
-    fn threads_per_queue(&self, info: &abi::DeviceInfo) -> u16 {
-        let shared = info.flags & flag::PER_IO_DAEMON != 0;
-        if shared { self.options.threads_per_queue.clamp(1, info.depth.max(1)) } else { 1 }
+    /// A thread that drives the disk on its ring has all of a queue's requests under way; one that waits for the disk
+    /// needs others beside it.
+    fn threads_per_queue(&self, may_share: bool, depth: u16, disk: &dyn Disk) -> u16 {
+        let on_ring = disk.volume().is_some_and(|volume| volume.descriptor().is_some());
+        if on_ring || !may_share { 1 } else { self.options.waiting_threads.clamp(1, depth.max(1)) }
     }
 
     /// Parameters, threads, start: of a device that was added. After an error there is none.
@@ -156,7 +160,7 @@ impl Ublk {
             control::check_granted(served.info())?;
             let params = Params::of_disk(disk.len(), self.options.block_size, max_io_bytes);
             self.control.set_params(node.0, params)?;
-            let server = Server::start(served, disk)?;
+            let server = Server::start(served)?;
             self.control.start(node.0)?;
             node.wait()?;
             Ok(server)
@@ -203,7 +207,7 @@ impl Transport for Ublk {
                 why: "must be a multiple of 4096 above 0".into(),
             });
         }
-        let served = Served::add(&self.control, self.geometry(Stamp::of(&identity.key)?))?;
+        let served = Served::add(&self.control, self.geometry(Stamp::of(&identity.key)?, &*disk), &disk)?;
         self.properties.set(Node(served.id()), &identity.key);
         let (node, server) = self.start(served, &disk)?;
         node.tune();

@@ -69,7 +69,8 @@ fn try_out(control: &Arc<Control>) -> Result<()> {
         flags: flag::USER_RECOVERY | flag::USER_RECOVERY_REISSUE,
         stamp: Stamp::probe(),
     };
-    let served = Served::add(control, geometry)?;
+    let disk: Arc<dyn Disk> = Arc::new(Constant);
+    let served = Served::add(control, geometry, &disk)?;
     let node = Node(served.id());
     let outcome = read_one(control, served, node);
     let removed = control.delete(node.0, REMOVAL);
@@ -78,9 +79,8 @@ fn try_out(control: &Arc<Control>) -> Result<()> {
 
 fn read_one(control: &Control, served: Served, node: Node) -> Result<()> {
     control::check_granted(served.info())?;
-    let disk: Arc<dyn Disk> = Arc::new(Constant);
-    control.set_params(node.0, Params::of_disk(disk.len(), 4096, served.info().max_io_bytes))?;
-    let server = Server::start(served, &disk)?;
+    control.set_params(node.0, Params::of_disk(PAGE as u64, 4096, served.info().max_io_bytes))?;
+    let server = Server::start(served)?;
     control.start(node.0)?;
     node.wait()?;
     let path = node.path();

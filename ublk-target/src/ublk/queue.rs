@@ -6,14 +6,17 @@
 //! `start_user_recover` (pauses of 100 ms), `override_sqe!` (transmutes any reference), control commands where EBUSY
 //! matters (it is taken for success), IoBuf (not locked as ours).
 
+mod io;
+
 use super::abi::DeviceInfo;
 use super::control::{self, Control, explain_add};
 use super::request::Request;
 use super::stamp::Stamp;
-use super::tasks::Tasks;
+use super::tasks::{Bell, Schedule, Tasks};
 use crate::Disk;
 use crate::error::{Error, Result};
 use crate::sys::buffer::LockedBuffer;
+use io::QueueIo;
 use io_uring::{IoUring, opcode, types};
 use libublk::ctrl::{UblkCtrl, UblkCtrlBuilder};
 use libublk::io::{BufDesc, UblkDev, UblkQueue, ublk_init_task_ring, with_task_io_ring_mut};
@@ -21,7 +24,6 @@ use libublk::uring_async::ublk_wake_task;
 use libublk::{UblkError, UblkFlags, sys};
 use std::cell::{Cell, RefCell};
 use std::future::Future;
-use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -49,15 +51,17 @@ pub(super) struct Geometry {
 pub(super) struct Served {
     dev: UblkDev,
     info: DeviceInfo,
+    disk: Arc<dyn Disk>,
 }
 
 impl Served {
     /// Adds a device under an id of the kernel's choice.
-    pub(super) fn add(control: &Arc<Control>, geometry: Geometry) -> Result<Self> {
+    pub(super) fn add(control: &Arc<Control>, geometry: Geometry, disk: &Arc<dyn Disk>) -> Result<Self> {
         let (sender, receiver) = mpsc::sync_channel(1);
         let late = Arc::clone(control);
+        let disk = Arc::clone(disk);
         on_control_thread(move || {
-            let outcome = add(geometry);
+            let outcome = add(geometry, disk);
             if let Err(mpsc::SendError(Ok(served))) = sender.send(outcome) {
                 // Nobody waits any more: what came too late is taken back.
                 let id = served.id();
@@ -74,10 +78,10 @@ impl Served {
     }
 
     /// Opens a device that there is. Its geometry is the kernel's, whatever this version would choose.
-    pub(super) fn open(info: &DeviceInfo, threads_per_queue: u16) -> Result<Self> {
+    pub(super) fn open(info: &DeviceInfo, threads_per_queue: u16, disk: &Arc<dyn Disk>) -> Result<Self> {
         let (sender, receiver) = mpsc::sync_channel(1);
-        let info = *info;
-        on_control_thread(move || drop(sender.send(open(&info, threads_per_queue))))?;
+        let (info, disk) = (*info, Arc::clone(disk));
+        on_control_thread(move || drop(sender.send(open(&info, threads_per_queue, disk))))?;
         receiver.recv_timeout(ADDING).unwrap_or_else(|_| {
             Err(Error::Timeout { what: format!("opening /dev/ublkc{}", info.id), limit: ADDING })
         })
@@ -108,7 +112,7 @@ fn on_control_thread(work: impl FnOnce() + Send + 'static) -> Result<()> {
     spawned.map(drop).map_err(|source| Error::Io { what: "start", place: "a thread for ublk".into(), source })
 }
 
-fn add(geometry: Geometry) -> Result<Served> {
+fn add(geometry: Geometry, disk: Arc<dyn Disk>) -> Result<Served> {
     let ctrl = UblkCtrlBuilder::default()
         .name("cowslip")
         .id(-1)
@@ -123,10 +127,10 @@ fn add(geometry: Geometry) -> Result<Served> {
         .map_err(|e| explain_add(errno(&e)))?;
     // At once: else a panic from here on, or the end of this function, would delete the device.
     ctrl.disown();
-    open_char_device(&ctrl)
+    open_char_device(&ctrl, disk)
 }
 
-fn open(info: &DeviceInfo, threads_per_queue: u16) -> Result<Served> {
+fn open(info: &DeviceInfo, threads_per_queue: u16, disk: Arc<dyn Disk>) -> Result<Served> {
     let id = i32::try_from(info.id).map_err(|_| failed("open", info.id, libc::EINVAL))?;
     let ctrl = UblkCtrlBuilder::default()
         .name("cowslip")
@@ -137,10 +141,10 @@ fn open(info: &DeviceInfo, threads_per_queue: u16) -> Result<Served> {
         .dev_flags(UblkFlags::UBLK_DEV_F_RECOVER_DEV)
         .build()
         .map_err(|e| failed("open", info.id, errno(&e)))?;
-    open_char_device(&ctrl)
+    open_char_device(&ctrl, disk)
 }
 
-fn open_char_device(ctrl: &UblkCtrl) -> Result<Served> {
+fn open_char_device(ctrl: &UblkCtrl, disk: Arc<dyn Disk>) -> Result<Served> {
     let theirs = ctrl.dev_info();
     let info = DeviceInfo {
         queues: theirs.nr_hw_queues,
@@ -153,12 +157,20 @@ fn open_char_device(ctrl: &UblkCtrl) -> Result<Served> {
         stamp: theirs.ublksrv_flags,
         ..DeviceInfo::default()
     };
-    let dev = UblkDev::new("cowslip".into(), |_| Ok(()), ctrl);
-    Ok(Served { dev: dev.map_err(|e| failed("open", info.id, errno(&e)))?, info })
+    let register_pool = |dev: &mut UblkDev| {
+        // Each queue's ring registers these: it then holds the pool's one open description itself, and its lock with it.
+        if let Some(pool) = disk.volume().and_then(store::Volume::descriptor) {
+            dev.tgt.fds[io::POOL as usize] = pool.as_raw_fd();
+            dev.tgt.nr_fds = 2;
+        }
+        Ok(())
+    };
+    let dev = UblkDev::new("cowslip".into(), register_pool, ctrl);
+    Ok(Served { dev: dev.map_err(|e| failed("open", info.id, errno(&e)))?, info, disk })
 }
 
 fn failed(what: &'static str, id: u32, errno: i32) -> Error {
-    Error::Io { what, place: format!("/dev/ublkc{id}"), source: io::Error::from_raw_os_error(errno) }
+    Error::Io { what, place: format!("/dev/ublkc{id}"), source: std::io::Error::from_raw_os_error(errno) }
 }
 
 /// The positive errno in libublk's errors.
@@ -177,6 +189,8 @@ fn errno(error: &UblkError) -> i32 {
 struct Shared<'a> {
     queue: &'a UblkQueue<'a>,
     disk: &'a dyn Disk,
+    /// The pool's I/O on this ring. None: the disk is asked by calls that block.
+    io: Option<QueueIo<'a>>,
     /// Tags whose tasks have not ended.
     tags: Cell<u32>,
     /// Requests that a task is at.
@@ -191,7 +205,6 @@ struct Shared<'a> {
 pub(super) fn serve(
     served: &Served,
     (queue, thread): (u16, u16),
-    disk: &dyn Disk,
     stop: &OwnedFd,
     ready: impl FnOnce(),
 ) -> Result<()> {
@@ -206,15 +219,22 @@ pub(super) fn serve(
             source: e,
         })?;
     let (tags, busy, stopping) = (Cell::new(queue.nr_tags()), Cell::new(0), Cell::new(false));
-    let shared = Shared { queue: &queue, disk, tags, busy, stopping };
+    let io = (served.dev.tgt.nr_fds > 1).then(|| QueueIo::new(&queue));
+    let shared = Shared { queue: &queue, disk: &*served.disk, io, tags, busy, stopping };
+    let (schedule, bell) = Schedule::new(queue.nr_tags() as usize + 2).map_err(|source| Error::Io {
+        what: "make",
+        place: "a pipe".into(),
+        source,
+    })?;
     let mut futures: Vec<Pin<Box<dyn Future<Output = ()> + '_>>> = Vec::new();
     for (tag, buffer) in queue.tags().zip(memory.chunks_exact_mut(part)) {
         futures.push(Box::pin(serve_tag(&shared, tag, buffer)));
     }
     futures.push(Box::pin(wait_for_stop(&shared, stop)));
-    let mut tasks = Tasks::new(futures);
+    futures.push(Box::pin(watch_bell(&shared, &bell)));
+    let mut tasks = Tasks::new(&schedule, futures);
     ready();
-    run(&shared, &mut tasks).map_err(device_error)
+    run(&shared, &schedule, &mut tasks).map_err(device_error)
 }
 
 /// Of each request's buffer, what is resident from the start: small requests, which are most, never wait for memory.
@@ -239,7 +259,7 @@ fn init_ring(depth: u16) -> Raw<()> {
     })
 }
 
-fn run(shared: &Shared<'_>, tasks: &mut Tasks<'_>) -> Raw<()> {
+fn run(shared: &Shared<'_>, schedule: &Schedule, tasks: &mut Tasks<'_>) -> Raw<()> {
     loop {
         tasks.run();
         if shared.tags.get() == 0 {
@@ -250,7 +270,16 @@ fn run(shared: &Shared<'_>, tasks: &mut Tasks<'_>) -> Raw<()> {
             with_task_io_ring_mut(|ring| ring.submit_and_wait(0))?;
             return Ok(());
         }
-        match shared.queue.flush_and_wake_io_tasks(|data, cqe, _| ublk_wake_task(data, cqe), 1) {
+        let wanted = usize::from(schedule.may_sleep());
+        let entered = shared.queue.flush_and_wake_io_tasks(
+            |data, cqe, _| {
+                schedule.awake();
+                ublk_wake_task(data, cqe);
+            },
+            wanted,
+        );
+        schedule.awake();
+        match entered {
             Ok(_) | Err(UblkError::QueueIsDown) => {}
             Err(UblkError::IOError(e))
                 if matches!(e.raw_os_error(), Some(libc::EINTR | libc::EAGAIN | libc::EBUSY)) => {}
@@ -260,10 +289,22 @@ fn run(shared: &Shared<'_>, tasks: &mut Tasks<'_>) -> Raw<()> {
 }
 
 async fn wait_for_stop(shared: &Shared<'_>, stop: &OwnedFd) {
-    let mask = libc::POLLIN.unsigned_abs();
-    let hang_up = opcode::PollAdd::new(types::Fd(stop.as_raw_fd()), mask.into()).build();
-    shared.queue.ublk_submit_sqe(hang_up).await;
+    readable(shared, stop).await;
     shared.stopping.set(true);
+}
+
+async fn watch_bell(shared: &Shared<'_>, bell: &Bell) {
+    loop {
+        readable(shared, bell.descriptor()).await;
+        bell.quiet();
+    }
+}
+
+/// Waits until a descriptor can be read or is hung up.
+async fn readable(shared: &Shared<'_>, descriptor: &impl AsRawFd) {
+    let mask = libc::POLLIN.unsigned_abs();
+    let poll = opcode::PollAdd::new(types::Fd(descriptor.as_raw_fd()), mask.into()).build();
+    shared.queue.ublk_submit_sqe(poll).await;
 }
 
 /// Fetches, serves and answers the requests of one tag, one after the other, until the device or the server stops.
@@ -275,7 +316,10 @@ async fn serve_tag(shared: &Shared<'_>, tag: u16, buffer: &mut [u8]) {
     while is_request(&fetched, tag) && !shared.stopping.get() {
         shared.busy.set(shared.busy.get() + 1);
         let request = describe(queue.get_iod(tag));
-        let result = request.answer(shared.disk, buffer);
+        let result = match (&shared.io, shared.disk.volume()) {
+            (Some(io), Some(volume)) => request.answer_on(volume.size_bytes(), &volume.on(io), buffer).await,
+            _ => request.answer(shared.disk, buffer),
+        };
         let commit = queue.submit_io_commit_cmd(tag, BufDesc::RawAddress(buffer.as_mut_ptr()), result);
         fetched = counted(shared, commit).await;
     }

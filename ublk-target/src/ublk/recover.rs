@@ -1,6 +1,6 @@
 //! Devices that an earlier process left.
 
-use super::abi::{DeviceInfo, state};
+use super::abi::{DeviceInfo, flag, state};
 use super::control::{Control, REMOVAL, is_running};
 use super::node::Node;
 use super::queue::Served;
@@ -126,8 +126,9 @@ fn serve(ublk: &Ublk, job: Job, until: Instant) -> Result<Box<dyn Attached>> {
         });
     }
     ublk.control.start_recovery(node.0, until.saturating_duration_since(Instant::now()))?;
-    let served = Served::open(&info, ublk.threads_per_queue(&info))?;
-    let server = Server::start(served, &disk)?;
+    let may_share = info.flags & flag::PER_IO_DAEMON != 0;
+    let served = Served::open(&info, ublk.threads_per_queue(may_share, info.depth, &*disk), &disk)?;
+    let server = Server::start(served)?;
     ublk.control.end_recovery(node.0)?;
     node.wait()?;
     ublk.properties.set(node, &key);

@@ -2,6 +2,8 @@
 
 use super::abi::SECTOR;
 use crate::Disk;
+use store::VolumeIo;
+use store::io::{Io, Sink, Source};
 
 /// What is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,22 +48,62 @@ impl Request {
     /// Carries it out with the first bytes of `buffer`; blocks. The result as ublk takes it: bytes, 0, or a negative
     /// errno.
     pub(super) fn answer(&self, disk: &dyn Disk, buffer: &mut [u8]) -> i32 {
-        if self.op != op::FLUSH && !self.is_within(disk.len()) {
-            return -libc::EIO;
+        if let Err(result) = self.check(disk.len(), buffer) {
+            return result;
         }
-        let moved = |outcome: Result<(), i32>| match outcome {
-            Ok(()) => i32::try_from(self.len).unwrap_or(-libc::EIO),
-            Err(errno) => -shown(errno),
+        let buffer = &mut buffer[..self.payload()];
+        self.result(match self.op {
+            op::READ => disk.read(self.offset, buffer),
+            op::WRITE => disk.write(self.offset, buffer, self.fua),
+            op::FLUSH => disk.flush(),
+            op::DISCARD => disk.discard(self.offset, self.len),
+            _ => disk.write_zeroes(self.offset, self.len),
+        })
+    }
+
+    /// [`Request::answer`] by a volume's data path on this thread's ring.
+    pub(super) async fn answer_on<I: Io>(
+        &self,
+        size: u64,
+        volume: &VolumeIo<'_, I>,
+        buffer: &mut [u8],
+    ) -> i32 {
+        if let Err(result) = self.check(size, buffer) {
+            return result;
+        }
+        let buffer = &mut buffer[..self.payload()];
+        let outcome = match self.op {
+            op::READ => volume.read(self.offset, Sink::Memory(buffer)).await,
+            op::WRITE => volume.write(self.offset, Source::Memory(buffer), self.fua).await,
+            op::FLUSH => volume.flush().await,
+            op::DISCARD => volume.discard(self.offset, self.len).await,
+            _ => volume.write_zeroes(self.offset, self.len).await,
         };
-        let done = |outcome: Result<(), i32>| outcome.map_or_else(|errno| -shown(errno), |()| 0);
-        match (self.op, usize::try_from(self.len).ok().and_then(|len| buffer.get_mut(..len))) {
-            (op::READ, Some(buffer)) => moved(disk.read(self.offset, buffer)),
-            (op::WRITE, Some(buffer)) => moved(disk.write(self.offset, buffer, self.fua)),
-            (op::FLUSH, _) => done(disk.flush().map_err(|_| libc::EIO)),
-            (op::DISCARD, _) => done(disk.discard(self.offset, self.len)),
-            (op::WRITE_ZEROES, _) => done(disk.write_zeroes(self.offset, self.len)),
-            (op::READ | op::WRITE, None) => -libc::EIO,
-            _ => -libc::EOPNOTSUPP,
+        self.result(outcome.map_err(|e| e.errno()))
+    }
+
+    /// Refuses what cannot be carried out, with the result to answer.
+    fn check(&self, size: u64, buffer: &[u8]) -> Result<(), i32> {
+        match self.op {
+            op::FLUSH => Ok(()),
+            op::READ | op::WRITE if self.len > buffer.len() as u64 => Err(-libc::EIO),
+            op::READ | op::WRITE | op::DISCARD | op::WRITE_ZEROES if self.is_within(size) => Ok(()),
+            op::READ | op::WRITE | op::DISCARD | op::WRITE_ZEROES => Err(-libc::EIO),
+            _ => Err(-libc::EOPNOTSUPP),
+        }
+    }
+
+    /// Bytes of the buffer that it uses.
+    fn payload(&self) -> usize {
+        if matches!(self.op, op::READ | op::WRITE) { usize::try_from(self.len).unwrap_or(0) } else { 0 }
+    }
+
+    fn result(&self, outcome: Result<(), i32>) -> i32 {
+        match outcome {
+            Ok(()) => i32::try_from(self.payload()).unwrap_or(-libc::EIO),
+            // A file system must not take a failed flush for a full disk.
+            Err(_) if self.op == op::FLUSH => -libc::EIO,
+            Err(errno) => -shown(errno),
         }
     }
 }
@@ -138,7 +180,6 @@ mod tests {
         for (errno, shown) in [(libc::ENOSPC, libc::ENOSPC), (libc::EBADF, libc::EIO)] {
             assert_eq!(ask(Request::new(op::WRITE, 8, 0), Err(errno)).0, -shown);
         }
-        // A file system must not take a failed flush for a full disk.
         assert_eq!(ask(Request::new(op::FLUSH, 0, 0), Err(libc::ENOSPC)).0, -libc::EIO);
     }
 

@@ -1,7 +1,6 @@
 //! The threads that serve a device.
 
 use super::queue::{self, Served};
-use crate::Disk;
 use crate::error::{Error, Result};
 use crate::sys::process;
 use std::io::PipeWriter;
@@ -19,7 +18,7 @@ const STACK: usize = 512 << 10;
 
 /// Threads that serve a device, one for each of its queues or more.
 ///
-/// Invariant: a thread that panics takes the process with it. A device whose queue nobody serves any more would stand
+/// Invariant: a thread that panics, or that loses its ring, takes the process with it. A device whose queue nobody serves any more would stand
 /// still without a word; a process that died is started again and recovers it.
 pub(super) struct Server {
     shared: Arc<Shared>,
@@ -45,7 +44,7 @@ impl Drop for AbortOnPanic {
 
 impl Server {
     /// Starts them. When this returns they fetch; the device must then be started, or its recovery ended.
-    pub(super) fn start(served: Served, disk: &Arc<dyn Disk>) -> Result<Self> {
+    pub(super) fn start(served: Served) -> Result<Self> {
         let id = served.id();
         let thread_error =
             |source| Error::Io { what: "start a thread for", place: format!("/dev/ublkc{id}"), source };
@@ -61,17 +60,25 @@ impl Server {
             count,
         };
         for part in served.parts() {
-            let (served, disk, reader) = (Arc::clone(&served), Arc::clone(disk), Arc::clone(&reader));
+            let (served, reader) = (Arc::clone(&served), Arc::clone(&reader));
             let (shared, sender) = (Arc::clone(&shared), sender.clone());
             shared.running.fetch_add(1, Ordering::SeqCst);
             let run = move || {
                 let _guard = AbortOnPanic;
                 process::mark_io_thread();
                 process::block_signals();
-                let ready = || drop(sender.send(Ok(())));
-                if let Err(error) = queue::serve(&served, part, &*disk, &reader, ready) {
-                    tracing::error!(device = id, queue = part.0, %error, "a queue is not served any more");
-                    let _ = sender.send(Err(error));
+                let mut serving = false;
+                let ready = || {
+                    serving = true;
+                    drop(sender.send(Ok(())));
+                };
+                match queue::serve(&served, part, &reader, ready) {
+                    Ok(()) => {}
+                    Err(error) if serving => {
+                        tracing::error!(device = id, queue = part.0, %error, "a queue lost its ring");
+                        std::process::abort(); // see the invariant
+                    }
+                    Err(error) => drop(sender.send(Err(error))),
                 }
                 drop(served);
                 shared.running.fetch_sub(1, Ordering::SeqCst);
