@@ -1,5 +1,6 @@
 //! `cowslip`: the command line and the per-host agent in one binary.
 
+mod changes;
 mod cli;
 mod config;
 mod logging;

@@ -395,3 +395,81 @@ fn files_of_a_snapshot_without_mounting_anything() {
     };
     check("two");
 }
+
+/// Imports an ext4 image of `tree` into volume `db`, over what it holds, and cuts `db@name`.
+fn put_files(agent: &Agent, tree: &std::path::Path, name: &str) -> bool {
+    let image = agent.path(&format!("{name}.img"));
+    fs::File::create(&image).unwrap().set_len(16 << 20).unwrap();
+    let options = ["-q", "-F", "-t", "ext4", "-d"].map(OsStr::new);
+    if tool("mke2fs", &[&options[..], &[tree.as_os_str(), image.as_os_str()]].concat()).is_none() {
+        common::skip("mke2fs is missing; install e2fsprogs");
+        return false;
+    }
+    let image = image.display().to_string();
+    agent.run(&["-q", "volume", "import", name, &image]).with(0);
+    agent.run(&["-q", "snapshot", "create", &format!("{name}@s")]).with(0);
+    true
+}
+
+#[test]
+fn files_are_found_followed_and_compared() {
+    let mut agent = Agent::new();
+    let tree = agent.path("tree");
+    fs::create_dir_all(tree.join("etc")).unwrap();
+    fs::write(tree.join("etc/hosts"), "one").unwrap();
+    fs::write(tree.join("etc/gone.conf"), "x").unwrap();
+    if !put_files(&agent, &tree, "a") {
+        return;
+    }
+    fs::write(tree.join("etc/hosts"), "two and more").unwrap();
+    fs::remove_file(tree.join("etc/gone.conf")).unwrap();
+    fs::write(tree.join("etc/new"), vec![1; 200_000]).unwrap();
+    put_files(&agent, &tree, "b");
+
+    let found = agent.run(&["find", "a@s:/etc", "--name", "*.conf"]).with(0).stdout;
+    assert_eq!(found, "/etc/gone.conf\n");
+    let found =
+        agent.run(&["--json", "find", "b@s", "--size", "+100K", "--type", "file"]).with(0).json_lines();
+    assert_eq!((found.len(), &found[0]["path"]), (1, &"/etc/new".into()));
+    assert_eq!(agent.run(&["find", "b@s", "--newer", "2999-01-01"]).with(0).stdout, "");
+    agent.run(&["find", "b@s:/none"]).with(3);
+
+    // Two volumes share nothing, and can be compared all the same.
+    let said = agent.run(&["diff", "a@s", "b@s:/etc"]).with(0).stdout;
+    assert_eq!(said, "D /etc/gone.conf\nM /etc/hosts\nA /etc/new\n");
+    let rows = agent.run(&["--json", "diff", "a@s", "b@s"]).with(0).json_lines();
+    let row = rows.iter().find(|row| row["path"] == "/etc/hosts").unwrap();
+    assert_eq!((&row["change"], &row["size_bytes"], &row["from"]), (&"M".into(), &12.into(), &().into()));
+    agent.run(&["diff", "a@s", "b@s:/none"]).with(3);
+    agent.run(&["diff", "a@s:/x", "b@s:/y"]).with(2);
+    agent.run(&["diff", "a@s", "a@none"]).with(3);
+
+    agent.run(&["-q", "snapshot", "create", "a@t"]).with(0);
+    assert_eq!(agent.run(&["diff", "a@s", "a@t"]).with(0).stdout, "");
+    for pool in [false, true] {
+        if pool {
+            agent.stop();
+        }
+        let path = agent.path("pool").display().to_string();
+        let run = |words: &[&str]| match pool {
+            true => Agent::ended(cowslip().args(["--pool", &path]).args(words)),
+            false => agent.run(words),
+        };
+        let rows = run(&["--json", "versions", "a:/etc/hosts"]).with(0).json_lines();
+        assert_eq!(rows.len(), 1, "{rows:?}");
+        let row = &rows[0];
+        assert_eq!(
+            (&row["snapshot"], &row["last_snapshot"], &row["snapshots"]),
+            (&"s".into(), &"t".into(), &2.into())
+        );
+        assert_eq!((&row["change"], &row["file"]["size_bytes"]), (&"first".into(), &3.into()));
+        let text = run(&["versions", "a:/etc/hosts"]).with(0).stdout;
+        assert!(
+            text.lines().nth(1).is_some_and(|line| line.starts_with("s  ") && line.contains(" first ")),
+            "{text}"
+        );
+        run(&["versions", "a:/none"]).with(3);
+        run(&["versions", "none:/etc"]).with(3);
+        assert_eq!(run(&["diff", "a@s", "a@t"]).with(0).stdout, "");
+    }
+}

@@ -280,7 +280,7 @@ async fn snapshots_live_their_life() {
     assert_eq!(kind(snapshot(&mut client, &[of("a", "t"), of("a", "s")]).await), ErrorKind::Exists);
     assert_eq!(kind(snapshot(&mut client, &[of("a", "t"), of("none", "t")]).await), ErrorKind::NotFound);
     assert_eq!(kind(snapshot(&mut client, &[]).await), ErrorKind::Invalid);
-    let list = v1::ListSnapshotsRequest { volume: "a".into() };
+    let list = v1::ListSnapshotsRequest { volume: "a".into(), brief: false };
     assert_eq!(client.list_snapshots(list).await.unwrap().into_inner().snapshots.len(), 1);
 
     let read = |offset, length, snapshot_id| v1::ReadSnapshotRequest {

@@ -70,6 +70,52 @@ pub fn open(dev: &Arc<dyn BlockRead>) -> Result<Contents> {
     Ok(Contents::Partitions(sliced))
 }
 
+/// Where a path leads on a source that may have partitions.
+pub struct Inside {
+    /// The file system.
+    pub view: Arc<dyn crate::FsView>,
+    /// The path in it.
+    pub path: Vec<u8>,
+    /// What comes before it on the source: empty, or `/p1`.
+    pub prefix: Vec<u8>,
+    /// Byte of the source at which the file system starts.
+    pub start: u64,
+}
+
+/// Opens the file system that `path` leads into: the only one, or the partition that is its first component.
+///
+/// # Errors
+/// [`Error::NotFound`] where there is no such partition, [`Error::Unsupported`] where there is no file system that
+/// is read, and as [`open`].
+pub fn locate(dev: &Arc<dyn BlockRead>, path: &[u8]) -> Result<Inside> {
+    let table = match open(dev)? {
+        Contents::FileSystem(_) => {
+            let view = crate::fs::open(dev.clone())?;
+            return Ok(Inside { view, path: path.to_vec(), prefix: Vec::new(), start: 0 });
+        }
+        Contents::Partitions(table) => table,
+        Contents::Raw => return Err(Error::Unsupported("no file system recognised".into())),
+    };
+    let mut parts = path.splitn(3, |&byte| byte == b'/').skip(1);
+    let (first, rest) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+    let named = |(partition, _): &&(Partition, _)| format!("p{}", partition.number).as_bytes() == first;
+    let Some((partition, slice)) = table.iter().find(named) else {
+        let names: Vec<String> =
+            table.iter().map(|(partition, _)| format!("p{}", partition.number)).collect();
+        return Err(Error::NotFound(format!(
+            "{} is not a partition; there are {}",
+            crate::walk::show(first),
+            names.join(", ")
+        )));
+    };
+    Ok(Inside {
+        view: crate::fs::open(slice.clone())?,
+        path: [b"/", rest].concat(),
+        prefix: [b"/", first].concat(),
+        start: partition.offset,
+    })
+}
+
 /// The partitions of a GPT or MBR on `dev`; empty: there is no table.
 ///
 /// # Errors

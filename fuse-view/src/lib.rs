@@ -3,17 +3,23 @@
 pub mod block;
 pub mod cache;
 pub mod container;
+mod content;
+pub mod diff;
 pub mod error;
+pub mod find;
 pub mod fs;
 pub mod fuse;
+pub mod history;
 pub mod listing;
+pub mod memo;
 pub mod overlay;
 pub mod restore;
 pub mod source;
 pub mod tree;
+pub mod versions;
 pub mod view;
 pub mod walk;
 
 pub use block::{BlockRead, Piece};
 pub use error::{Error, Result};
-pub use view::{Attr, DirEntry, FileKind, FsView, Ino, StatFs, Timestamp};
+pub use view::{Attr, DirEntry, Extent, FileKind, FsView, Ino, StatFs, Timestamp};

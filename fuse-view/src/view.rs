@@ -95,6 +95,37 @@ pub struct StatFs {
     pub name_max: u32,
 }
 
+/// Where a stretch of a file's content lies. Lengths are in bytes and not 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    /// As it is, from this byte of the source on.
+    Data {
+        /// Byte of the source.
+        at: u64,
+        /// Length.
+        len: u64,
+    },
+    /// Nowhere: it reads as zeros.
+    Hole {
+        /// Length.
+        len: u64,
+    },
+    /// Not as it is anywhere (compressed, among metadata, in a log), or not known: only reading tells.
+    Opaque {
+        /// Length.
+        len: u64,
+    },
+}
+
+impl Extent {
+    /// Length in bytes.
+    pub fn bytes(&self) -> u64 {
+        match self {
+            Self::Data { len, .. } | Self::Hole { len } | Self::Opaque { len } => *len,
+        }
+    }
+}
+
 /// A file system opened read only. All methods may be called from many threads.
 pub trait FsView: Send + Sync {
     /// Name of the format: `ext4`, `ext3`, `xfs`, …
@@ -117,6 +148,22 @@ pub trait FsView: Send + Sync {
     /// The next range of a regular file that holds data, at or after `offset`, within its size
     /// (SEEK_DATA, SEEK_HOLE). None: only holes follow.
     fn next_data(&self, ino: Ino, offset: u64) -> Result<Option<Range<u64>>>;
+    /// Where the content of a regular file or directory lies, from `offset` on; None at or past its end. Two
+    /// snapshots in which the same extents lie in blocks that they share hold the same content.
+    fn extent(&self, ino: Ino, offset: u64) -> Result<Option<Extent>> {
+        let size = self.attr(ino)?.size;
+        Ok((offset < size).then(|| Extent::Opaque { len: size - offset }))
+    }
+    /// The bytes of the source that hold all that is told of `ino` but its content and what other blocks hold of
+    /// it; None: not known. Where two snapshots share them, the inode is the same in both.
+    fn inode_at(&self, _ino: Ino) -> Result<Option<Range<u64>>> {
+        Ok(None)
+    }
+    /// Every byte of the source that belongs to no file that has a name: superblocks, tables of inodes, maps of
+    /// free space, logs. Ascending; None: not known.
+    fn bookkeeping(&self) -> Result<Option<Vec<Range<u64>>>> {
+        Ok(None)
+    }
     /// Target of a symbolic link.
     fn readlink(&self, ino: Ino) -> Result<Vec<u8>>;
     /// Extended attributes with full names (`user.x`, `security.capability`, `system.posix_acl_access`

@@ -141,6 +141,28 @@ pub struct SnapshotInfo {
     pub labels: Labels,
 }
 
+/// A volume by its name: a live one, or a deleted one of which snapshots are left.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VolumeBrief {
+    /// Name.
+    pub name: String,
+    /// Stable id, never reused in a pool.
+    pub id: u64,
+}
+
+/// A snapshot without what takes counting.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotBrief {
+    /// Name.
+    pub name: String,
+    /// Stable id, never reused in a pool, growing with time.
+    pub id: u64,
+    /// Creation time, seconds since the epoch, UTC.
+    pub created_at: i64,
+    /// Size of the device in bytes at the cut.
+    pub size_bytes: u64,
+}
+
 /// A snapshot to take.
 #[derive(Debug, Clone)]
 pub struct SnapshotSpec {

@@ -9,6 +9,7 @@ pub mod alloc;
 pub mod catalog;
 mod check;
 mod checkpoint;
+mod compare;
 mod core;
 mod dump;
 pub mod error;

@@ -31,7 +31,7 @@ impl Snapshot {
         self.size_blocks * BLOCK_BYTES
     }
 
-    fn alive(&self) -> Result<()> {
+    pub(crate) fn alive(&self) -> Result<()> {
         if self.cell.revoked.load(Ordering::SeqCst) && !Mutation::ReadRevoked.on() {
             return Err(Error::not_found("the snapshot was deleted"));
         }

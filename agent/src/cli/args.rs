@@ -98,6 +98,12 @@ pub enum Command {
     Ls(LsArgs),
     /// Print a file of a snapshot or disk image
     Cat(CatArgs),
+    /// Find files in a snapshot or disk image
+    Find(FindArgs),
+    /// Show the versions of a file over all snapshots
+    Versions(VersionsArgs),
+    /// Show what differs between two snapshots
+    Diff(DiffArgs),
     /// Copy files out of a snapshot or disk image
     Restore(RestoreArgs),
     /// Mount the files of a snapshot or disk image, read only

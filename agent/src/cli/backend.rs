@@ -12,8 +12,10 @@ use super::{
     model::{Snapshot, Status, Volume},
     names::{DiskName, SnapshotName},
 };
+use crate::changes::{Changes, Wanted};
 use fuse_view::BlockRead;
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
+use store::SnapshotBrief;
 
 /// Where to mount or was mounted: a directory of this host that shows a volume's file system.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,6 +65,14 @@ pub trait Backend: Send + Sync {
     fn open_snapshot(&self, name: &SnapshotName) -> Result<Arc<dyn BlockRead>>;
     /// Sends the raw image of a volume or snapshot to `sink`.
     fn export(&self, disk: &DiskName, options: ExportOptions, sink: &mut dyn ImageSink) -> Result<()>;
+    /// The snapshots of a volume, oldest first, without what takes counting.
+    fn history(&self, volume: &str) -> Result<Vec<SnapshotBrief>>;
+    /// The raw content of a snapshot that `history` told of.
+    fn open_brief(&self, volume: &str, snapshot: &SnapshotBrief) -> Result<Arc<dyn BlockRead>>;
+    /// What the snapshots of a volume after the one with id `from` change of some ranges.
+    fn changes(&self, volume: &str, from: u64, wanted: &Wanted) -> Result<Changes>;
+    /// Byte ranges, ascending, in which two snapshots of one volume may differ.
+    fn differences(&self, old: &SnapshotName, new: &SnapshotName) -> Result<Vec<Range<u64>>>;
     /// Where a volume is mounted now.
     fn mountpoints(&self, volume: &str) -> Result<Vec<Mountpoint>>;
 }

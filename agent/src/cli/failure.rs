@@ -253,11 +253,25 @@ impl From<store::Error> for Failure {
     }
 }
 
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Failure {}
+
 impl From<fuse_view::Error> for Failure {
     fn from(error: fuse_view::Error) -> Self {
         use fuse_view::Error as View;
         match &error {
-            View::Io { what, source } => Self::io(what, source),
+            View::Io { what, source } => match source.get_ref() {
+                // What a backend told is told as it was.
+                Some(inner) if inner.is::<Self>() => {
+                    inner.downcast_ref().cloned().unwrap_or_else(|| Self::io(what, source))
+                }
+                _ => Self::io(what, source),
+            },
             View::Unsupported(_) => Self::new(Kind::Unsupported, error.to_string()),
             View::Corrupt(_) => Self::new(Kind::Damaged, error.to_string()),
             View::NotFound(_) => Self::new(Kind::NotFound, error.to_string()),

@@ -1,10 +1,17 @@
-//! Files inside snapshots and images: where a source leads, `cowslip ls` and `cowslip cat`.
+//! Files inside snapshots and images: where a source leads, and the commands that look at them.
 
+mod diff;
+mod find;
+mod glob;
 mod listing;
 mod open;
+mod versions;
 
+pub use diff::run as diff;
+pub use find::find;
 pub use listing::ls;
 pub use open::{Files, Located, partition_name};
+pub use versions::run as versions;
 
 use super::{
     Context,

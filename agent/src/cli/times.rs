@@ -32,6 +32,28 @@ pub fn parse_duration(text: &str) -> super::failure::Result<std::time::Duration>
     std::time::Duration::try_from(parsed).map_err(|_| malformed())
 }
 
+/// A moment in seconds since the epoch: a date, a date and time, or an age such as `2h`, counted back from `now`.
+pub fn parse_moment(text: &str, now: u64) -> super::failure::Result<i64> {
+    let malformed = || {
+        super::failure::Failure::usage(format!("'{text}' is neither an age nor a moment"))
+            .hint("write 90m, 2h or 3d, or 2026-01-31, or 2026-01-31T12:00:00Z")
+    };
+    if let Ok(time) = text.parse::<Timestamp>() {
+        return Ok(time.as_second());
+    }
+    if let Ok(date) = text.parse::<jiff::civil::Date>() {
+        let midnight = date.to_zoned(jiff::tz::TimeZone::UTC).map_err(|_| malformed())?;
+        return Ok(midnight.timestamp().as_second());
+    }
+    let days = text.strip_suffix('d').and_then(|count| count.parse::<u64>().ok());
+    let age = match days {
+        Some(days) => days.checked_mul(86_400).ok_or_else(malformed)?,
+        None => parse_duration(text).map_err(|_| malformed())?.as_secs(),
+    };
+    let moment = i128::from(now) - i128::from(age);
+    i64::try_from(moment).map_err(|_| malformed())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -50,6 +72,22 @@ mod tests {
         }
         assert_eq!(minute("2100-01-01T12:34:56.5Z"), "2100-01-01 12:34");
         assert_eq!(minute("@9223372036854775807"), "@9223372036854775807");
+    }
+
+    #[test]
+    fn moments() {
+        for (text, seconds) in [
+            ("1970-01-02", 86_400),
+            ("1970-01-02T00:00:01Z", 86_401),
+            ("2h", 1_000_000 - 7200),
+            ("3d", 1_000_000 - 3 * 86_400),
+            ("100d", 1_000_000 - 8_640_000),
+        ] {
+            assert_eq!(parse_moment(text, 1_000_000).unwrap(), seconds, "{text}");
+        }
+        for text in ["", "yesterday", "99999999999999999999d", "2026-13-01"] {
+            assert_eq!(parse_moment(text, 0).unwrap_err().exit_code(), 2, "{text}");
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::devices::Devices;
 use api::v1;
-use store::{Consistency, Recovery, SnapshotInfo, VolumeInfo};
+use store::{Consistency, Recovery, SnapshotBrief, SnapshotInfo, VolumeInfo};
 
 /// A volume with its device.
 pub fn volume(info: VolumeInfo, devices: &Devices) -> v1::Volume {
@@ -37,6 +37,18 @@ pub fn snapshot(info: SnapshotInfo) -> v1::Snapshot {
         consistency: consistency(info.consistency).into(),
         clones: info.clones,
         labels: info.labels.into_iter().collect(),
+    }
+}
+
+/// A snapshot without what takes counting.
+pub fn brief(volume: &str, of: SnapshotBrief) -> v1::Snapshot {
+    v1::Snapshot {
+        volume: volume.to_owned(),
+        name: of.name,
+        id: of.id,
+        size_bytes: of.size_bytes,
+        created_at: of.created_at,
+        ..v1::Snapshot::default()
     }
 }
 

@@ -136,8 +136,8 @@ impl agent_server::Agent for Service {
         &self,
         request: Request<v1::ListSnapshotsRequest>,
     ) -> Answer<v1::ListSnapshotsResponse> {
-        let volume = Some(request.into_inner().volume).filter(|volume| !volume.is_empty());
-        let snapshots = self.0.look(move |agent| agent.list_snapshots(volume.as_deref())).await;
+        let v1::ListSnapshotsRequest { volume, brief } = request.into_inner();
+        let snapshots = self.0.look(move |agent| agent.list_snapshots(&volume, brief)).await;
         answer(snapshots.map(|snapshots| v1::ListSnapshotsResponse { snapshots }))
     }
 
@@ -214,6 +214,14 @@ impl agent_server::Agent for Service {
     ) -> Answer<v1::ListExtentsResponse> {
         let request = request.into_inner();
         answer(self.0.look(move |agent| agent.list_extents(&request)).await)
+    }
+
+    async fn read_changes(
+        &self,
+        request: Request<v1::ReadChangesRequest>,
+    ) -> Answer<v1::ReadChangesResponse> {
+        let request = request.into_inner();
+        answer(self.0.look(move |agent| agent.read_changes(request)).await)
     }
 
     async fn find_volumes(

@@ -6,6 +6,7 @@ use super::devices::Device;
 use super::errors::{invalid, of_store};
 use super::events::Subject;
 use super::freeze::Frost;
+use crate::changes::{Change, Wanted, changes};
 use api::v1::{self, SnapshotRef};
 use api::{Error, ErrorKind, Result};
 use std::collections::BTreeMap;
@@ -13,8 +14,8 @@ use store::{BLOCK_BYTES, Consistency, Labels, Snapshot, SnapshotInfo, SnapshotSp
 
 /// Most extents in one answer.
 const MAX_EXTENTS: usize = 16_384;
-/// Most blocks compared for one answer.
-const MAX_COMPARED_BLOCKS: u64 = 1 << 18;
+/// Most ranges in one request to compare.
+const MAX_RANGES: usize = 1 << 16;
 
 /// What a cut gave.
 pub struct Cut {
@@ -99,9 +100,40 @@ impl Agent {
     }
 
     /// Snapshots of one volume, or of all.
-    pub fn list_snapshots(&self, volume: Option<&str>) -> Result<Vec<v1::Snapshot>> {
-        let infos = self.pool.snapshots(volume).map_err(of_store)?;
+    pub fn list_snapshots(&self, volume: &str, brief: bool) -> Result<Vec<v1::Snapshot>> {
+        if brief && !volume.is_empty() {
+            let all = self.pool.snapshots_in_brief(volume, 0).map_err(of_store)?;
+            return Ok(all.into_iter().map(|of| convert::brief(volume, of)).collect());
+        }
+        let infos = self.pool.snapshots(Some(volume).filter(|name| !name.is_empty())).map_err(of_store)?;
         Ok(infos.into_iter().map(convert::snapshot).collect())
+    }
+
+    /// What the snapshots after one change of some ranges.
+    pub fn read_changes(&self, request: v1::ReadChangesRequest) -> Result<v1::ReadChangesResponse> {
+        let v1::ReadChangesRequest { volume, from_id, read, watch } = request;
+        if read.len() + watch.len() > MAX_RANGES {
+            return Err(invalid(format!("more than {MAX_RANGES} ranges to compare")));
+        }
+        let ranges = |extents: Vec<v1::Extent>| {
+            extents.into_iter().map(|e| e.offset..e.offset.saturating_add(e.length)).collect()
+        };
+        let wanted = Wanted { read: ranges(read), watch: ranges(watch) };
+        let found = changes(&self.pool, &volume, from_id, &wanted).map_err(of_store)?;
+        let chunk = |(offset, data)| v1::Chunk { offset, data };
+        let change = |change: Change| v1::SnapshotChange {
+            id: change.snapshot.id,
+            name: change.snapshot.name,
+            created_at: change.snapshot.created_at,
+            size_bytes: change.snapshot.size_bytes,
+            watched: change.watched,
+            blocks: change.blocks.into_iter().map(chunk).collect(),
+        };
+        Ok(v1::ReadChangesResponse {
+            changes: found.changes.into_iter().map(change).collect(),
+            through_id: found.through,
+            end: found.end,
+        })
     }
 
     /// One snapshot.
@@ -199,65 +231,21 @@ fn extents(
     offset: u64,
     max: usize,
 ) -> store::Result<(Vec<v1::Extent>, u64)> {
-    let size = snapshot.size_bytes();
     let mut extents: Vec<v1::Extent> = Vec::new();
-    let mut compared = 0;
     let mut at = offset / BLOCK_BYTES * BLOCK_BYTES;
-    while at < size {
-        let Some(data) = next_data(snapshot, base, at)? else { return Ok((extents, 0)) };
-        let Some(base) = base else {
-            if extents.len() == max {
-                return Ok((extents, data.start));
-            }
-            extents.push(v1::Extent { offset: data.start, length: data.end - data.start });
-            at = data.end;
-            continue;
+    while at < snapshot.size_bytes() {
+        let found = match base {
+            Some(base) => snapshot.next_difference(base, at)?,
+            None => snapshot.next_data(at)?,
         };
-        at = data.start;
-        while at < data.end {
-            let end = (at + BLOCK_BYTES).min(data.end);
-            if !same(snapshot, base, at)? {
-                let full = extents.len() == max;
-                match extents.last_mut() {
-                    Some(last) if last.offset + last.length == at => last.length += end - at,
-                    _ if full => return Ok((extents, at)),
-                    _ => extents.push(v1::Extent { offset: at, length: end - at }),
-                }
-            }
-            at = end;
-            compared += 1;
-            if compared == MAX_COMPARED_BLOCKS && at < size {
-                return Ok((extents, at));
-            }
+        let Some(range) = found else { break };
+        if extents.len() == max {
+            return Ok((extents, range.start));
         }
+        extents.push(v1::Extent { offset: range.start, length: range.end - range.start });
+        at = range.end;
     }
     Ok((extents, 0))
-}
-
-/// The next range with data in either, clipped to the snapshot. A base may be shorter, or longer.
-fn next_data(
-    snapshot: &Snapshot,
-    base: Option<&Snapshot>,
-    at: u64,
-) -> store::Result<Option<std::ops::Range<u64>>> {
-    let size = snapshot.size_bytes();
-    let new = snapshot.next_data(at)?;
-    let old = match base {
-        Some(base) if at < base.size_bytes() => base.next_data(at)?,
-        _ => None,
-    };
-    let first = [new, old].into_iter().flatten().min_by_key(|range| range.start);
-    // The start of a range within a block that was looked at before is that block's rest.
-    Ok(first.map(|range| range.start.max(at)..range.end.min(size)).filter(|range| range.start < range.end))
-}
-
-/// Whether the block at `at` surely holds the same bytes in both.
-fn same(snapshot: &Snapshot, base: &Snapshot, at: u64) -> store::Result<bool> {
-    if at >= base.size_bytes() {
-        return Ok(false);
-    }
-    let (new, old) = (snapshot.identity(at)?, base.identity(at)?);
-    Ok(new.is_some() && new == old)
 }
 
 #[cfg(test)]

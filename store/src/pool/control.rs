@@ -359,6 +359,17 @@ impl Pool {
         let cell = core.cell(version.id)?;
         Ok(Arc::new(Snapshot { core: core.clone(), cell, size_blocks: version.size_blocks }))
     }
+
+    /// Opens the snapshot with this id, by whatever name it goes now.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn open_snapshot_by_id(&self, id: u64) -> Result<Arc<Snapshot>> {
+        let missing = || Error::not_found(format!("there is no snapshot with the id {id}"));
+        let info = self.snapshot_in_brief(id).ok_or_else(missing)?;
+        let cell = self.core.cell(VersionId(id))?;
+        Ok(Arc::new(Snapshot { core: self.core.clone(), cell, size_blocks: info.size_bytes / BLOCK_BYTES }))
+    }
 }
 
 /// The entries of a cut, in the order asked for; epochs follow the versions so that they grow downwards.

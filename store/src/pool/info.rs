@@ -6,7 +6,7 @@ use crate::catalog::{Catalog, Kind, Version, VolumeRecord};
 use crate::checkpoint::deletion_of;
 use crate::map::delete::walk;
 use crate::types::{BLOCK_BYTES, VersionId};
-use crate::{PoolInfo, PoolState, Result, SnapshotInfo, VolumeInfo};
+use crate::{PoolInfo, PoolState, Result, SnapshotBrief, SnapshotInfo, VolumeBrief, VolumeInfo};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -80,6 +80,32 @@ impl Pool {
         let catalog = self.core.catalog.lock().clone();
         let s = catalog.snapshot_named(volume, name)?;
         Ok(self.snapshot_info(&catalog, s, Walk::Yes))
+    }
+
+    /// The volumes by name, deleted ones of which snapshots are left too. From memory; nothing is counted.
+    pub fn volumes_in_brief(&self) -> Vec<VolumeBrief> {
+        let catalog = self.core.catalog.lock();
+        let shown = |v: &&Arc<VolumeRecord>| v.head.is_some() || catalog.snapshots_of(v.id).next().is_some();
+        let brief = |v: &Arc<VolumeRecord>| VolumeBrief { name: v.name.clone(), id: v.id.0 };
+        let mut all: Vec<_> = catalog.volumes.values().filter(shown).map(brief).collect();
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        all
+    }
+
+    /// The snapshots of a volume with ids greater than `after`, oldest first. From memory; nothing is counted.
+    ///
+    /// # Errors
+    /// `NotFound`: there is no volume of that name.
+    pub fn snapshots_in_brief(&self, volume: &str, after: u64) -> Result<Vec<SnapshotBrief>> {
+        let catalog = self.core.catalog.lock();
+        let of = catalog.volume_named(volume)?.id;
+        Ok(catalog.snapshots_of(of).filter(|s| s.id.0 > after).filter_map(|s| brief(s)).collect())
+    }
+
+    /// The snapshot with this id. From memory; nothing is counted.
+    pub fn snapshot_in_brief(&self, id: u64) -> Option<SnapshotBrief> {
+        let catalog = self.core.catalog.lock();
+        catalog.versions.get(&VersionId(id)).filter(|v| !v.doomed).and_then(|v| brief(v))
     }
 
     pub(super) fn volume_info(
@@ -167,6 +193,12 @@ impl Pool {
     pub fn host_is_full(&self) -> bool {
         self.core.host_full.load(Ordering::Relaxed)
     }
+}
+
+fn brief(s: &Version) -> Option<SnapshotBrief> {
+    let Kind::Snapshot { name, created_at, .. } = &s.kind else { return None };
+    let size_bytes = s.size_blocks * BLOCK_BYTES;
+    Some(SnapshotBrief { name: name.clone(), id: s.id.0, created_at: *created_at, size_bytes })
 }
 
 fn full_name(catalog: &Catalog, id: VersionId) -> Option<String> {

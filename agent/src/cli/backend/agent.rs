@@ -1,6 +1,7 @@
 //! The agent over its socket. Calls block; a small runtime of our own drives the connection.
 
 use super::{Backend, ExportOptions, ImageSink, Mountpoint};
+use crate::changes::{Change, Changes, Wanted};
 use crate::cli::{
     failure::{Failure, Kind, Result},
     interrupt,
@@ -12,10 +13,12 @@ use fuse_view::BlockRead;
 use std::{
     future::Future,
     io,
+    ops::Range,
     path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
+use store::SnapshotBrief;
 use tokio::runtime::Runtime;
 
 /// A connection to the agent.
@@ -138,7 +141,8 @@ impl Backend for AgentBackend {
     }
 
     fn snapshots(&self, volume: Option<&str>) -> Result<Vec<Snapshot>> {
-        let request = v1::ListSnapshotsRequest { volume: volume.unwrap_or_default().to_owned() };
+        let request =
+            v1::ListSnapshotsRequest { volume: volume.unwrap_or_default().to_owned(), brief: false };
         let answer = self.call(|mut client| async move { client.list_snapshots(request).await })?;
         Ok(answer.snapshots.into_iter().map(Snapshot::from).collect())
     }
@@ -192,6 +196,71 @@ impl Backend for AgentBackend {
         }
         Err(Failure::failed(format!("the agent stopped in the middle of {disk}"))
             .hint("see `cowslip events`"))
+    }
+
+    fn history(&self, volume: &str) -> Result<Vec<SnapshotBrief>> {
+        let request = v1::ListSnapshotsRequest { volume: volume.to_owned(), brief: true };
+        let answer = self.call(|mut client| async move { client.list_snapshots(request).await })?;
+        let brief = |of: v1::Snapshot| SnapshotBrief {
+            name: of.name,
+            id: of.id,
+            created_at: of.created_at,
+            size_bytes: of.size_bytes,
+        };
+        Ok(answer.snapshots.into_iter().map(brief).collect())
+    }
+
+    fn open_brief(&self, volume: &str, snapshot: &SnapshotBrief) -> Result<Arc<dyn BlockRead>> {
+        Ok(Arc::new(RemoteSnapshot {
+            runtime: self.runtime.clone(),
+            client: self.client.clone(),
+            name: v1::SnapshotRef { volume: volume.to_owned(), name: snapshot.name.clone() },
+            id: snapshot.id,
+            len: snapshot.size_bytes,
+        }))
+    }
+
+    fn changes(&self, volume: &str, from: u64, wanted: &Wanted) -> Result<Changes> {
+        let extents = |ranges: &[Range<u64>]| {
+            ranges.iter().map(|r| v1::Extent { offset: r.start, length: r.end - r.start }).collect()
+        };
+        let request = v1::ReadChangesRequest {
+            volume: volume.to_owned(),
+            from_id: from,
+            read: extents(&wanted.read),
+            watch: extents(&wanted.watch),
+        };
+        let answer = self.call(|mut client| async move { client.read_changes(request).await })?;
+        let change = |of: v1::SnapshotChange| Change {
+            snapshot: SnapshotBrief {
+                name: of.name,
+                id: of.id,
+                created_at: of.created_at,
+                size_bytes: of.size_bytes,
+            },
+            watched: of.watched,
+            blocks: of.blocks.into_iter().map(|chunk| (chunk.offset, chunk.data)).collect(),
+        };
+        let changes = answer.changes.into_iter().map(change).collect();
+        Ok(Changes { changes, through: answer.through_id, end: answer.end })
+    }
+
+    fn differences(&self, old: &SnapshotName, new: &SnapshotName) -> Result<Vec<Range<u64>>> {
+        let (mut found, mut offset) = (Vec::new(), 0);
+        loop {
+            let request = v1::ListExtentsRequest {
+                snapshot: Some(reference(new)),
+                base: old.name.clone(),
+                offset,
+                max_extents: 0,
+            };
+            let answer = self.call(|mut client| async move { client.list_extents(request).await })?;
+            found.extend(answer.extents.into_iter().map(|e| e.offset..e.offset.saturating_add(e.length)));
+            if answer.next_offset <= offset {
+                return Ok(found);
+            }
+            offset = answer.next_offset;
+        }
     }
 
     fn mountpoints(&self, volume: &str) -> Result<Vec<Mountpoint>> {

@@ -1,6 +1,7 @@
 //! The rescue path: a pool opened read only in this process. Refused while an agent holds the pool.
 
 use super::{Backend, ExportOptions, ImageSink, Mountpoint};
+use crate::changes::{Changes, Wanted, changes};
 use crate::cli::{
     failure::{Failure, Kind, Result},
     interrupt,
@@ -9,6 +10,7 @@ use crate::cli::{
 };
 use fuse_view::{BlockRead, source::SnapshotSource};
 use std::{ops::Range, path::Path, sync::Arc};
+use store::SnapshotBrief;
 
 const CHUNK_BYTES: u64 = 1 << 20;
 
@@ -83,6 +85,29 @@ impl Backend for PoolBackend {
                 copy(volume.size_bytes(), next, |offset, buf| volume.read_at(offset, buf), sink)
             }
         }
+    }
+
+    fn history(&self, volume: &str) -> Result<Vec<SnapshotBrief>> {
+        Ok(self.pool.snapshots_in_brief(volume, 0)?)
+    }
+
+    fn open_brief(&self, _volume: &str, snapshot: &SnapshotBrief) -> Result<Arc<dyn BlockRead>> {
+        Ok(Arc::new(SnapshotSource(self.pool.open_snapshot_by_id(snapshot.id)?)))
+    }
+
+    fn changes(&self, volume: &str, from: u64, wanted: &Wanted) -> Result<Changes> {
+        Ok(changes(&self.pool, volume, from, wanted)?)
+    }
+
+    fn differences(&self, old: &SnapshotName, new: &SnapshotName) -> Result<Vec<Range<u64>>> {
+        let base = self.pool.open_snapshot(&old.volume, &old.name)?;
+        let snapshot = self.pool.open_snapshot(&new.volume, &new.name)?;
+        let (mut at, mut found) = (0, Vec::new());
+        while let Some(range) = snapshot.next_difference(&base, at)? {
+            at = range.end;
+            found.push(range);
+        }
+        Ok(found)
     }
 
     fn mountpoints(&self, volume: &str) -> Result<Vec<Mountpoint>> {

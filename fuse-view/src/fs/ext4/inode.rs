@@ -183,7 +183,7 @@ impl Ext4 {
     }
 
     /// First block of the inode table of `group`, by its descriptor.
-    fn inode_table(&self, group: u64) -> Result<u64> {
+    pub(super) fn inode_table(&self, group: u64) -> Result<u64> {
         let sb = &self.sb;
         let per_block = (sb.block_size() / sb.desc_size) as u64;
         let block = self.descriptor_block(group / per_block, per_block);
@@ -212,7 +212,7 @@ impl Ext4 {
     }
 
     /// Block number of the `nth` block of group descriptors.
-    fn descriptor_block(&self, nth: u64, per_block: u64) -> u64 {
+    pub(super) fn descriptor_block(&self, nth: u64, per_block: u64) -> u64 {
         let sb = &self.sb;
         let super_block = 1024 >> sb.block_bits;
         if !sb.has(incompat::META_BG) || nth < sb.first_meta_bg {

@@ -19,12 +19,13 @@ mod inline;
 mod inode;
 mod journal;
 mod mapping;
+mod place;
 mod pointers;
 mod superblock;
 mod xattr;
 
 use crate::overlay::Scratch;
-use crate::{Attr, BlockRead, DirEntry, Error, FileKind, FsView, Ino, Piece, Result, StatFs};
+use crate::{Attr, BlockRead, DirEntry, Error, Extent, FileKind, FsView, Ino, Piece, Result, StatFs};
 use fast::FastLayer;
 use inode::{Inode, ROOT_INO, flag};
 use std::ops::Range;
@@ -163,6 +164,18 @@ impl FsView for Ext4 {
             return self.next_inline(&inode, offset);
         }
         self.next_mapped(&inode, offset)
+    }
+
+    fn extent(&self, ino: Ino, offset: u64) -> Result<Option<Extent>> {
+        self.content_extent(ino, offset)
+    }
+
+    fn inode_at(&self, ino: Ino) -> Result<Option<Range<u64>>> {
+        self.inode_range(ino)
+    }
+
+    fn bookkeeping(&self) -> Result<Option<Vec<Range<u64>>>> {
+        self.all_bookkeeping()
     }
 
     fn readlink(&self, ino: Ino) -> Result<Vec<u8>> {
