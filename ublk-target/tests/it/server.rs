@@ -2,7 +2,7 @@
 //!
 //! `disk.img` the volume, `agent.sock` the control socket (a line in, a line out), `links/` the device's link, `ready`
 //! the server's process id and the device once it serves, `events` what the disk was asked for, `refuse` if the volume
-//! is not to be served again.
+//! is not to be served again, `hang` (removed by the server that obeys it) if its recovery is not to end.
 
 use super::file_disk::FileDisk;
 use super::system;
@@ -49,6 +49,12 @@ pub fn supervise(dir: &Path) -> ExitCode {
 pub fn serve(dir: &Path) -> ExitCode {
     system::catch_signals();
     let store = holder::from_environment().unwrap().expect("started by supervise");
+    let hang = std::fs::remove_file(dir.join("hang")).is_ok();
+    store.set_deadline(Some(Duration::from_millis(if hang { 200 } else { 60_000 }))).unwrap();
+    while hang {
+        std::thread::park();
+    }
+    let deadline = Arc::clone(&store);
     let disk = Arc::new(FileDisk::open(&dir.join("disk.img"), Some(dir.join("events"))).unwrap());
     let options = FuseLoopOptions { link_dir: dir.join("links"), ..Default::default() };
     let transport = FuseLoop::new(store, options);
@@ -66,6 +72,7 @@ pub fn serve(dir: &Path) -> ExitCode {
             Recovered::Waiting { reason, .. } => panic!("{reason}"),
         }
     }
+    deadline.set_deadline(None).unwrap();
     if live.is_none() && !refuse {
         live = Some(transport.attach(disk.clone(), &identity).unwrap());
     }

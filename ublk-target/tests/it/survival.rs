@@ -15,6 +15,7 @@ pub const TESTS: &[Test] = &[
     ("survival::parked_and_taken_over", &[], parked_and_taken_over),
     ("survival::parked_twice_and_a_failing_agent", &[], parked_twice_and_a_failing_agent),
     ("survival::a_volume_not_to_be_served_fails", &[], a_volume_not_to_be_served_fails),
+    ("survival::hung_in_recovery", &[], hung_in_recovery),
     ("survival::killed_at_once_after_each_start", &["blkdiscard"], killed_at_once_after_each_start),
 ];
 
@@ -200,6 +201,18 @@ fn a_volume_not_to_be_served_fails() {
     drop(open);
     wait_for("the device to go with its last user", || !rig.is_ours(&device));
     assert_eq!(std::fs::read_dir(rig.dir().join("links")).unwrap().count(), 0, "its link is gone");
+}
+
+/// Nobody but its parent notices a server that hangs before it serves.
+fn hung_in_recovery() {
+    let rig = Rig::new(16 * MIB);
+    let device = rig.device_str();
+    for _ in 0..2 {
+        std::fs::write(rig.dir().join("hang"), "").unwrap();
+        rig.kill_server();
+        assert!(!rig.dir().join("hang").exists(), "one server hung");
+        assert!(read_in_background(&device).wait().unwrap().success());
+    }
 }
 
 fn killed_at_once_after_each_start() {
