@@ -5,4 +5,5 @@ mod common;
 mod cuts;
 mod image;
 mod oracle;
+mod reference;
 mod workload;
