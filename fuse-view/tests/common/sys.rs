@@ -120,6 +120,24 @@ pub fn clone_range(from: &File, at: u64, len: u64, to: &File, to_at: u64) -> io:
     done(unsafe { libc::ioctl(to.as_raw_fd(), libc::FICLONERANGE, &raw const range) }).map(drop)
 }
 
+#[repr(C)]
+struct ExchangeRange {
+    file: i32,
+    pad: u32,
+    offset: u64,
+    other_offset: u64,
+    len: u64,
+    flags: u64,
+}
+
+/// Exchanges the first `len` bytes of two files of an XFS (XFS_IOC_EXCHANGE_RANGE).
+pub fn exchange_range(a: &File, b: &File, len: u64) -> io::Result<()> {
+    const EXCHANGE_RANGE: libc::c_ulong = 0x4028_5881;
+    let range = ExchangeRange { file: a.as_raw_fd(), pad: 0, offset: 0, other_offset: 0, len, flags: 0 };
+    // SAFETY: the structure is laid out as the kernel's `xfs_exchange_range` and lives through the call.
+    done(unsafe { libc::ioctl(b.as_raw_fd(), EXCHANGE_RANGE, &raw const range) }).map(drop)
+}
+
 pub fn remove_xattr(path: &Path, name: &str) -> io::Result<()> {
     let (path, name) = (c(path), CString::new(name).unwrap());
     // SAFETY: NUL-terminated strings that live through the call.

@@ -4,6 +4,8 @@
 mod common;
 mod cuts;
 mod image;
+mod intents;
 mod oracle;
 mod reference;
+mod traps;
 mod workload;

@@ -74,15 +74,18 @@ impl Busy {
 
     /// Takes a cut and compares it with the kernel's mount; its state of replay.
     pub fn cut(&mut self) -> String {
-        let cut = self.copy("cut");
-        self.compare(&cut)
+        // A name of its own: the loop device of the cut before may still be letting go of its file.
+        let cut = self.copy(&format!("cut{}", self.cuts));
+        let state = self.compare(&cut);
+        let _ = std::fs::remove_file(&cut);
+        state
     }
 
     /// Compares an image, which the kernel's recovery then changes.
     pub fn compare(&mut self, image: &Path) -> String {
         self.cuts += 1;
         let what = format!("{}, cut {}", self.what, self.cuts);
-        let state = compare(image, &self.space.path("reference"), &what)
+        let state = compare(image, &self.space.path("reference"), &what, Mask::default())
             .unwrap_or_else(|e| panic!("{what}: the kernel refuses: {e}"));
         self.replayed += u64::from(state == "replayed");
         state
@@ -97,7 +100,7 @@ impl Busy {
 
 /// Compares what the reader shows of `image` with what the kernel shows after its recovery, mounted at `at`; the error
 /// is the kernel's refusal, which the reader must not answer with a claim.
-pub fn compare(image: &Path, at: &Path, what: &str) -> Result<String, String> {
+pub fn compare(image: &Path, at: &Path, what: &str, mask: Mask) -> Result<String, String> {
     let before = std::fs::metadata(image).unwrap().modified().unwrap();
     let fs = open(Arc::new(FileImage::open(image).unwrap()));
     let ours = fs.as_ref().ok().map(|fs| of_view(&**fs));
@@ -122,7 +125,7 @@ pub fn compare(image: &Path, at: &Path, what: &str) -> Result<String, String> {
     };
     let fs = fs.unwrap_or_else(|e| panic!("{what}: {e}"));
     let theirs = of_mount(&mount.at);
-    let found = differences(&ours.unwrap_or_default(), &theirs, |_, _| Mask::default());
+    let found = differences(&ours.unwrap_or_default(), &theirs, |_, _| mask);
     if !found.is_empty() {
         if let Some(keep) = keep {
             std::fs::copy(&kept, keep).unwrap();

@@ -1,6 +1,7 @@
 //! Work that the log promised and did not do, done over the inodes concerned: mappings, sizes, attributes.
 //!
-//! The inodes on the image stay as they are; what differs is kept beside them, by inode.
+//! The inodes on the image stay as they are; what differs is kept beside them, by inode. Blocks that a tree of extents
+//! would take or give back are not counted: `blocks_512` of such a file can differ from what the kernel makes of it.
 
 use super::Xfs;
 use super::extent::{END, Extent, Found};
