@@ -88,17 +88,27 @@ async fn a_claim_is_used_cut_and_restored_to_a_larger_one_beside_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_xfs_stands_beside_its_source_and_grows_while_it_is_used() {
-    if !has_program("mkfs.xfs") {
-        return skip("mkfs.xfs is missing: install xfsprogs");
+    beside_its_source_and_growing("xfs", "xfsprogs", 300).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_btrfs_stands_beside_its_source_and_grows_while_it_is_used() {
+    beside_its_source_and_growing("btrfs", "btrfs-progs", 128).await;
+}
+
+/// A file system that needs so many MiB, and whose copy has its UUID.
+async fn beside_its_source_and_growing(fs_type: &str, package: &str, least_mib: u64) {
+    if !has_program(&format!("mkfs.{fs_type}")) {
+        return skip(&format!("mkfs.{fs_type} is missing: install {package}"));
     }
     let Some(mut csi) = Csi::new("4G").await else { return };
-    let xfs = mount("xfs");
+    let xfs = mount(fs_type);
     let source = csi.create(volume("x", 10 * MIB, xfs.clone())).await.expect("a volume");
-    assert_eq!(source.capacity_bytes, bytes(300 * MIB), "an XFS needs that much");
+    assert_eq!(source.capacity_bytes, bytes(least_mib * MIB), "it needs that much");
     let dir = csi.publish(&source.volume_id, "x", &xfs).await.expect("it is published");
     fs::write(dir.join("file"), "kept").expect("the pod writes");
     let cut = csi.cut("s", &source.volume_id, &[]).await.expect("a snapshot");
-    let mut wanted = volume("y", 300 * MIB, xfs.clone());
+    let mut wanted = volume("y", least_mib * MIB, xfs.clone());
     wanted.volume_content_source = from_snapshot(&cut.snapshot_id);
     let restored = csi.create(wanted).await.expect("a restored volume");
     let beside = csi.publish(&restored.volume_id, "y", &xfs).await.expect("its UUID is that of its source");
