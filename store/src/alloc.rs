@@ -7,6 +7,8 @@
 //!   segments that the host really holds (H30). So neither a checkpoint nor an overwrite meets ENOSPC.
 //! - Setting a set bit or clearing a clear bit is a fault: the caller poisons the pool (H6).
 
+use crate::integrity::Sealed;
+use crate::mutation::Mutation;
 use crate::types::{Phys, SEGMENT_BLOCKS, VolumeId, mem};
 use crate::{Error, Result};
 use parking_lot::Mutex;
@@ -143,12 +145,24 @@ pub struct Allocator {
     first_segment: u64,
     fixed: u64,
     inner: Mutex<Inner>,
+    sealed: Sealed,
 }
 
 /// Segments backed by one request when the host has the room: 64 MiB.
 pub const BACK_SEGMENTS: u64 = 64;
 /// Free backed blocks below which more are backed ahead of need: 64 MiB.
 const BACK_AHEAD: u64 = 64 * SEGMENT_BLOCKS;
+
+/// A segment as the table has it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SegmentState {
+    /// Bits of the blocks in use.
+    pub used: [u64; 4],
+    /// Bits of the blocks that have a checksum.
+    pub sealed: [u64; 4],
+    /// The host holds it.
+    pub backed: bool,
+}
 
 /// Figures of the allocator, in blocks.
 #[derive(Debug, Clone, Copy)]
@@ -165,7 +179,7 @@ pub struct Space {
 
 impl Allocator {
     /// An allocator over the state read from the checkpoint; `data_start` in blocks.
-    pub fn new(merged: SegmentMap, backed: Vec<bool>, data_start: u64) -> Self {
+    pub fn new(merged: SegmentMap, sealed: SegmentMap, backed: Vec<bool>, data_start: u64) -> Self {
         let first_segment = data_start / SEGMENT_BLOCKS;
         let segments = first_segment..merged.segments();
         let total = (merged.segments() - first_segment) * SEGMENT_BLOCKS;
@@ -185,7 +199,7 @@ impl Allocator {
         };
         // What only checkpoints and deletions may use: 2 %, at most 64 MiB.
         let fixed = (total / 50).clamp(64, 16_384);
-        Self { first_segment, fixed, inner: Mutex::new(inner) }
+        Self { first_segment, fixed, inner: Mutex::new(inner), sealed: Sealed::new(sealed) }
     }
 
     /// Sets `n` blocks aside, beyond what is promised to the next checkpoint. `freeing`: for a change that
@@ -256,7 +270,27 @@ impl Allocator {
     pub fn unmerge(&self, p: Phys, n: u64) -> Result<()> {
         let mut i = self.inner.lock();
         i.touch(p, n);
-        i.merged.change(p, n, false)
+        i.merged.change(p, n, false)?;
+        if !Mutation::StaleChecksum.on() {
+            self.sealed.clear(p, n);
+        }
+        Ok(())
+    }
+
+    /// Which blocks have a checksum.
+    pub fn sealed(&self) -> &Sealed {
+        &self.sealed
+    }
+
+    /// These blocks have a checksum from now on, those that the checkpoint has dropped meanwhile excepted.
+    pub fn seal(&self, blocks: impl Iterator<Item = Phys>) {
+        let mut i = self.inner.lock();
+        for p in blocks {
+            if i.merged.is_set(p) {
+                self.sealed.set(p);
+                i.dirty.insert(p.segment());
+            }
+        }
     }
 
     /// These blocks may be used again.
@@ -293,10 +327,10 @@ impl Allocator {
         pages
     }
 
-    /// State of a segment for the table: used bits, backed.
-    pub fn segment(&self, s: u64) -> ([u64; 4], bool) {
+    /// State of a segment for the table.
+    pub fn segment(&self, s: u64) -> SegmentState {
         let i = self.inner.lock();
-        (i.merged.words(s), i.backed[mem(s)])
+        SegmentState { used: i.merged.words(s), sealed: self.sealed.words(s), backed: i.backed[mem(s)] }
     }
 
     /// Figures.
@@ -385,7 +419,7 @@ mod tests {
 
     #[test]
     fn reservations_promises_and_the_fixed_share_are_kept() {
-        let a = Allocator::new(SegmentMap::new(8), vec![true; 8], 256);
+        let a = Allocator::new(SegmentMap::new(8), SegmentMap::new(8), vec![true; 8], 256);
         let mut taken = 0;
         while a.try_reserve(1, false) {
             taken += 1;

@@ -12,7 +12,7 @@ use crate::io::file::{FileDev, Lock};
 use crate::map::NodeCache;
 use crate::map::tree::{leaf_view, upper_entries};
 use crate::pool::Environment;
-use crate::pool::open_for_check::{read_checkpoint, read_segments, read_superblock};
+use crate::pool::open_for_check::{Segments, read_checkpoint, read_segments, read_superblock};
 use crate::types::{Phys, SEGMENT_BLOCKS, mem};
 use crate::{ErrorKind, Pool, Result};
 use std::collections::HashMap;
@@ -252,10 +252,13 @@ impl Checker<'_> {
 
     /// The segment table against what was referred to.
     fn compare(&mut self, dev: &dyn BlockDev, checkpoint: &Checkpoint) -> Result<()> {
-        let (map, backed) = read_segments(dev, self.sb, &checkpoint.slots)?;
+        let Segments { used: map, sealed, backed } = read_segments(dev, self.sb, &checkpoint.slots)?;
         let first = self.sb.layout().data_start / SEGMENT_BLOCKS;
         for s in first..map.segments() {
             let words = map.words(s);
+            if words.iter().zip(sealed.words(s)).any(|(used, sealed)| sealed & !used != 0) {
+                self.report.note("segment table", format!("a free block of segment {s} has a checksum"));
+            }
             let tags = self.tags.get(&s);
             for b in 0..SEGMENT_BLOCKS {
                 let used = words[mem(b / 64)] >> (b % 64) & 1 == 1;

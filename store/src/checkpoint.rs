@@ -5,6 +5,7 @@
 //! free only after the sync behind it and when every I/O begun before has ended (H16–H18). An error anywhere
 //! in it poisons the pool: the old checkpoint and the log hold.
 
+use crate::alloc::SegmentState;
 use crate::catalog::{Catalog, Version};
 use crate::core::{CheckpointState, Core, LAYERS};
 use crate::format::checkpoint::{Checkpoint, PAGE_PAYLOAD, write_page};
@@ -317,19 +318,20 @@ pub fn deletion_of(catalog: &Catalog, v: &Version) -> Deletion {
     }
 }
 
-/// A page of the segment table over the state that `segment` tells: used bits, backed.
+/// A page of the segment table over the state that `segment` tells.
 pub fn segment_page(
     index: u64,
     number: u64,
     segments: u64,
-    segment: impl Fn(u64) -> ([u64; 4], bool),
+    segment: impl Fn(u64) -> SegmentState,
 ) -> SegmentPage {
     let mut page = SegmentPage::new_zeroed();
     let first = index * RECORDS_A_PAGE as u64;
     for (s, record) in (first..segments).zip(&mut page.records) {
-        let (words, backed) = segment(s);
-        record.used = words.map(Into::into);
-        let count: u32 = words.iter().map(|w| w.count_ones()).sum();
+        let SegmentState { used, sealed, backed } = segment(s);
+        record.used = used.map(Into::into);
+        record.crc_valid = sealed.map(Into::into);
+        let count: u32 = used.iter().map(|w| w.count_ones()).sum();
         record.used_count = u16::try_from(count).expect("at most 256").into();
         record.flags = (u16::from(backed) * FLAG_BACKED).into();
     }

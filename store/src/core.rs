@@ -7,6 +7,7 @@ use crate::format::node::Root;
 use crate::format::record::Record;
 use crate::format::superblock::{Layout, Superblock};
 use crate::gate::IoEpochs;
+use crate::integrity::{ChecksumTable, Damage, Sealer};
 use crate::io::port::{Waiters, block_on};
 use crate::io::{BlockDev, Blocking, Io, Sink};
 use crate::log::Log;
@@ -158,6 +159,9 @@ pub struct Core {
     pub slice_leaves: u64,
     pub spans: AtomicU64,
     pub host_full: AtomicBool,
+    pub checksums: ChecksumTable,
+    pub sealer: Sealer,
+    pub damage: Damage,
 }
 
 /// A change of a head's mappings.
@@ -255,6 +259,8 @@ impl Core {
                 Some((p, _)) => {
                     let read = io.read(p.offset(), part).await;
                     read.map_err(|e| Error::io(format!("read block {}", p.0), e))?;
+                    let part = into.part(&(done * BLOCK_BYTES..(done + place.len) * BLOCK_BYTES));
+                    self.verify(io, cell, l + done, p, &part).await?;
                 }
             }
             done += place.len;

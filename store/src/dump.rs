@@ -6,7 +6,7 @@ use crate::io::BlockDev;
 use crate::io::file::{FileDev, Lock};
 use crate::log::replay;
 use crate::map::tree::{leaf_view, upper_entries};
-use crate::pool::open_for_check::{read_checkpoint, read_segments, read_superblock};
+use crate::pool::open_for_check::{Segments, read_checkpoint, read_segments, read_superblock};
 use crate::{Error, Pool, Result};
 use serde_json::{Value, json};
 use std::io::Write;
@@ -120,7 +120,7 @@ fn dump_log(dev: &dyn BlockDev, lines: &mut Lines<'_>) -> Result<()> {
 fn dump_segments(dev: &dyn BlockDev, lines: &mut Lines<'_>) -> Result<()> {
     let sb = read_superblock(dev, false)?;
     let (checkpoint, _) = read_checkpoint(dev, &sb)?;
-    let (map, backed) = read_segments(dev, &sb, &checkpoint.slots)?;
+    let Segments { used: map, backed, .. } = read_segments(dev, &sb, &checkpoint.slots)?;
     for (s, backed) in (0..).zip(backed) {
         if backed {
             lines.line(&json!({ "segment": s, "used": 256 - map.free_in(s) }))?;

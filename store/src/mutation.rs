@@ -67,6 +67,10 @@ mutations! {
         "The identity of a block is its place alone.";
     ReadRevoked "read-revoked" "H25" "ordering" "h25_"
         "A deleted snapshot can still be read.";
+    StaleChecksum "stale-checksum" "H26" "integrity" "h26_"
+        "A block keeps its checksum when it is dropped.";
+    EarlySeal "early-seal" "H26" "integrity" "h26_"
+        "A block counts as sealed before its checksum is written.";
     ShrinkingRollback "shrinking-rollback" "H28" "hazards" "h28_"
         "A rollback gives the volume its old size.";
     NoRangeExclusion "no-range-exclusion" "H29" "hazards" "h29_"

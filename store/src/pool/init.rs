@@ -1,7 +1,7 @@
 //! Making a pool. The superblock goes last, so a pool that was not finished is none.
 
 use super::Pool;
-use crate::alloc::SegmentMap;
+use crate::alloc::{SegmentMap, SegmentState};
 use crate::catalog::Catalog;
 use crate::checkpoint::{link_pages, segment_page};
 use crate::format::checkpoint::{Checkpoint, PAGE_PAYLOAD};
@@ -194,7 +194,11 @@ fn format(dev: &dyn BlockDev, layout: Layout, backed: bool) -> Result<()> {
     let mut map = SegmentMap::new(layout.total_blocks / 256);
     map.change(Phys(0), layout.data_start, true)?;
     map.change(home, count, true)?;
-    let segment = |s: u64| (map.words(s), backed || s <= first_segment);
+    let segment = |s: u64| SegmentState {
+        used: map.words(s),
+        backed: backed || s <= first_segment,
+        ..SegmentState::default()
+    };
     let segments = layout.total_blocks / 256;
     for index in 0..pages {
         let page = segment_page(index, 1, segments, segment);

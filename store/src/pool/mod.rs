@@ -11,7 +11,7 @@ pub use open::{Environment, OpenOptions, ring_bytes};
 
 /// The steps of an open that the offline tools take one by one.
 pub(crate) mod open_for_check {
-    pub use super::open::{read_checkpoint, read_segments, read_superblock, snapshot_name};
+    pub use super::open::{Segments, read_checkpoint, read_segments, read_superblock, snapshot_name};
 }
 
 use crate::core::Core;
@@ -22,8 +22,8 @@ use std::thread::JoinHandle;
 
 /// An open pool. The process that has one open for writing is its only owner.
 pub struct Pool {
-    core: Arc<Core>,
-    checkpointer: Mutex<Option<JoinHandle<()>>>,
+    pub(crate) core: Arc<Core>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Pool {
@@ -76,7 +76,7 @@ impl Pool {
     fn stop(&self) {
         self.core.orders.lock().stop = true;
         self.core.ordered.notify_all();
-        if let Some(thread) = self.checkpointer.lock().take() {
+        for thread in self.threads.lock().drain(..) {
             // It has told its panic on its own.
             let _ = thread.join();
         }

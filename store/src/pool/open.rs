@@ -11,6 +11,7 @@ use crate::format::record::Record;
 use crate::format::segment::{FLAG_BACKED, RECORDS_A_PAGE, SegmentPage};
 use crate::format::superblock::{RawSuperblock, SLOTS, Superblock};
 use crate::gate::IoEpochs;
+use crate::integrity::{ChecksumTable, Damage, Sealer, run_sealer};
 use crate::io::file::{FileDev, Lock};
 use crate::io::{AlignedBuf, BlockDev};
 use crate::log::replay;
@@ -126,15 +127,20 @@ impl Pool {
     pub fn open_on(dev: Arc<dyn BlockDev>, environment: Environment<'_>) -> Result<Arc<Self>> {
         let background = environment.background;
         let core = Arc::new(open_core(dev, environment)?);
-        let pool = Arc::new(Self { core: core.clone(), checkpointer: Mutex::new(None) });
+        let pool = Arc::new(Self { core, threads: Mutex::default() });
         if background {
-            let thread = std::thread::Builder::new()
-                .name("checkpointer".into())
-                .spawn(move || checkpointer(&core))
-                .map_err(|e| Error::io("start the checkpointer", e))?;
-            *pool.checkpointer.lock() = Some(thread);
+            pool.start("checkpointer", checkpointer)?;
+            pool.start("sealer", run_sealer)?;
         }
         Ok(pool)
+    }
+
+    /// Starts a thread that works until the pool stops.
+    fn start(&self, name: &str, work: fn(&Core)) -> Result<()> {
+        let core = self.core.clone();
+        let thread = std::thread::Builder::new().name(name.into()).spawn(move || work(&core));
+        self.threads.lock().push(thread.map_err(|e| Error::io(format!("start the {name}"), e))?);
+        Ok(())
     }
 }
 
@@ -185,15 +191,25 @@ pub fn read_checkpoint(dev: &dyn BlockDev, sb: &Superblock) -> Result<(Checkpoin
     Ok((checkpoint, pages))
 }
 
-/// The segment table as the checkpoint has it: used blocks, backed segments.
-pub fn read_segments(dev: &dyn BlockDev, sb: &Superblock, slots: &[u8]) -> Result<(SegmentMap, Vec<bool>)> {
+/// The segment table as a checkpoint has it.
+pub struct Segments {
+    /// Blocks in use.
+    pub used: SegmentMap,
+    /// Blocks that have a checksum.
+    pub sealed: SegmentMap,
+    /// Segments that the host holds.
+    pub backed: Vec<bool>,
+}
+
+/// Reads the segment table.
+pub fn read_segments(dev: &dyn BlockDev, sb: &Superblock, slots: &[u8]) -> Result<Segments> {
     let layout = sb.layout();
     let segments = layout.total_blocks / 256;
     let (start, pages) = layout.segtab;
     if pages != segments.div_ceil(RECORDS_A_PAGE as u64) || (slots.len() as u64) < pages.div_ceil(8) {
         return Err(Error::damaged("the segment table has the wrong size"));
     }
-    let mut map = SegmentMap::new(segments);
+    let (mut used, mut sealed) = (SegmentMap::new(segments), SegmentMap::new(segments));
     let mut backed = vec![false; mem(segments)];
     for index in 0..pages {
         let slot = u64::from(slots[mem(index / 8)] >> (index % 8) & 1);
@@ -206,11 +222,12 @@ pub fn read_segments(dev: &dyn BlockDev, sb: &Superblock, slots: &[u8]) -> Resul
         }
         let first = index * RECORDS_A_PAGE as u64;
         for (s, record) in (first..segments).zip(&page.records) {
-            map.put(s, record.used.map(|w| w.get()));
+            used.put(s, record.used.map(|w| w.get()));
+            sealed.put(s, record.crc_valid.map(|w| w.get()));
             backed[mem(s)] = record.flags.get() & FLAG_BACKED != 0;
         }
     }
-    Ok((map, backed))
+    Ok(Segments { used, sealed, backed })
 }
 
 /// Catalog and cells while the log is replayed.
@@ -317,8 +334,8 @@ fn open_core(dev: Arc<dyn BlockDev>, environment: Environment<'_>) -> Result<Cor
     let mut sb = read_superblock(&*dev, !read_only)?;
     let layout = sb.layout();
     let (checkpoint, pages) = read_checkpoint(&*dev, &sb)?;
-    let (map, backed) = read_segments(&*dev, &sb, &checkpoint.slots)?;
-    let alloc = Allocator::new(map, backed, layout.data_start);
+    let Segments { used, sealed, backed } = read_segments(&*dev, &sb, &checkpoint.slots)?;
+    let alloc = Allocator::new(used, sealed, backed, layout.data_start);
     let mut state = Replay::new(checkpoint.catalog);
     let mut resume = replay::from_disk(&*dev, &sb, &mut |record, lsn| state.apply(&alloc, &record, lsn))?;
 
@@ -348,6 +365,9 @@ fn open_core(dev: Arc<dyn BlockDev>, environment: Environment<'_>) -> Result<Cor
     let log = Log::new(ring, layout.log, sb.pool_id(), sb.generation(), poison.clone(), resume);
     let core = Core {
         cache: NodeCache::new(dev.clone(), cache_bytes),
+        checksums: ChecksumTable::new(dev.clone(), layout.crctab.0),
+        sealer: Sealer::default(),
+        damage: Damage::default(),
         dev,
         path,
         layout,

@@ -38,20 +38,63 @@ impl Rng {
 
 #[derive(Debug, Clone)]
 pub enum Op {
-    Write { volume: String, l: u64, n: u64, fua: bool },
-    Partial { volume: String, l: u64, sector: u64, sectors: u64 },
-    Discard { volume: String, l: u64, n: u64 },
-    Zeroes { volume: String, l: u64, n: u64 },
+    Write {
+        volume: String,
+        l: u64,
+        n: u64,
+        fua: bool,
+    },
+    Partial {
+        volume: String,
+        l: u64,
+        sector: u64,
+        sectors: u64,
+    },
+    Discard {
+        volume: String,
+        l: u64,
+        n: u64,
+    },
+    Zeroes {
+        volume: String,
+        l: u64,
+        n: u64,
+    },
     Flush,
     Checkpoint,
-    Create { name: String, blocks: u64 },
-    Snapshot { of: Vec<(String, String)> },
-    Clone { volume: String, snapshot: String, name: String },
-    Rollback { volume: String, snapshot: String },
-    DeleteSnapshot { volume: String, snapshot: String },
-    DeleteVolume { name: String },
-    Rename { old: String, new: String },
-    Resize { name: String, blocks: u64 },
+    /// Every block that a snapshot holds gets its checksum.
+    Seal,
+    Create {
+        name: String,
+        blocks: u64,
+    },
+    Snapshot {
+        of: Vec<(String, String)>,
+    },
+    Clone {
+        volume: String,
+        snapshot: String,
+        name: String,
+    },
+    Rollback {
+        volume: String,
+        snapshot: String,
+    },
+    DeleteSnapshot {
+        volume: String,
+        snapshot: String,
+    },
+    DeleteVolume {
+        name: String,
+    },
+    Rename {
+        old: String,
+        new: String,
+    },
+    Resize {
+        name: String,
+        blocks: u64,
+    },
     Reopen,
 }
 
@@ -232,6 +275,10 @@ impl World {
             }
             Op::Checkpoint => {
                 pool.checkpoint()?;
+                self.model.flushed();
+            }
+            Op::Seal => {
+                pool.seal()?;
                 self.model.flushed();
             }
             Op::Reopen => {
@@ -647,7 +694,8 @@ pub fn random_op(m: &Model, r: &mut Rng) -> Op {
         50..58 => Op::Discard { volume, l, n: if r.below(3) == 0 { blocks - l } else { n } },
         58..61 => Op::Zeroes { volume, l, n },
         61..70 => Op::Flush,
-        70..76 => Op::Checkpoint,
+        70..74 => Op::Checkpoint,
+        74..76 => Op::Seal,
         76..84 => {
             let mut of = vec![(volume.clone(), format!("s{}", r.below(6)))];
             if let Some(other) = names.iter().find(|n| ***n != volume)
