@@ -1,0 +1,137 @@
+//! The jobs that have a peer, on a real disk.
+
+use crate::Options;
+use crate::peer;
+use crate::report::{Report, Row, median};
+use crate::rig::{BLOCK, Load, Order, Rig, VOLUME, Work, drive};
+use std::time::Duration;
+
+/// Writes after a snapshot in one round: no block twice, so every one of them is redirected.
+const AFTER_SNAPSHOT: u64 = 100_000;
+
+struct Job {
+    name: &'static str,
+    goal: &'static str,
+    load: Load,
+    /// Taken before each round's load of the store.
+    snapshot: bool,
+    /// Compares the latency instead of the rate.
+    latency: bool,
+}
+
+fn jobs(options: &Options) -> Vec<Job> {
+    let time = Duration::from_secs(options.seconds);
+    let load = |work, order, bytes, depth| Load { work, order, bytes, depth, time, requests: u64::MAX };
+    let job = |name, goal, load| Job { name, goal, load, snapshot: false, latency: false };
+    let small = |work| load(work, Order::Random, BLOCK, 32);
+    let large = |work| load(work, Order::Sequential, 1 << 20, 4);
+    let scattered = Load {
+        order: Order::Scattered,
+        time: Duration::from_secs(600),
+        requests: AFTER_SNAPSHOT,
+        ..small(Work::Write)
+    };
+    vec![
+        job("4 KiB random read, QD32", "0.95", small(Work::Read)),
+        job("4 KiB random overwrite, QD32", "0.95", small(Work::Write)),
+        job("1 MiB sequential read, QD4", "0.98", large(Work::Read)),
+        job("1 MiB sequential write, QD4", "0.98", large(Work::Write)),
+        Job {
+            latency: true,
+            ..job("4 KiB write latency, QD1, median", "+ 5 µs", load(Work::Write, Order::Random, BLOCK, 1))
+        },
+        Job { snapshot: true, ..job("4 KiB random write after a snapshot, QD32", "0.85", scattered) },
+    ]
+}
+
+/// Runs the jobs that were asked for.
+pub fn run(options: &Options, report: &mut Report) -> Result<(), String> {
+    let jobs: Vec<_> = jobs(options).into_iter().filter(|j| j.name.contains(&options.only)).collect();
+    let cold = "cache".contains(&options.only) || options.only.is_empty();
+    if jobs.is_empty() && !cold {
+        return Ok(());
+    }
+    let mut rig = Rig::new(&options.dir)?;
+    let file = rig.dir.path().join("pool.cowslip");
+    peer::prepare(&file)?;
+    for job in &jobs {
+        run_job(options, report, &mut rig, job)?;
+    }
+    if cold {
+        cold_map(options, report, rig)?;
+    }
+    Ok(())
+}
+
+fn run_job(options: &Options, report: &mut Report, rig: &mut Rig, job: &Job) -> Result<(), String> {
+    let file = rig.dir.path().join("pool.cowslip");
+    report.command(&peer::command(&file, job.load));
+    let (mut ours, mut theirs, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+    for round in 0..options.rounds {
+        if job.snapshot {
+            rig.delete_snapshots()?;
+            rig.snapshot()?;
+        }
+        let mine = || {
+            let done = drive(&rig.volume, job.load, round as u64 + 1)?;
+            Ok::<_, String>(if job.latency { done.percentile(0.5) } else { done.rate() })
+        };
+        let peer = || {
+            let done = peer::run(&file, job.load)?;
+            Ok::<_, String>(if job.latency { done.p50 } else { done.rate })
+        };
+        // By turns, and not always the same one first.
+        let (a, b) = if round % 2 == 0 {
+            let a = mine()?;
+            (a, peer()?)
+        } else {
+            let b = peer()?;
+            (mine()?, b)
+        };
+        ours.push(a);
+        theirs.push(b);
+        ratios.push(if job.latency { a - b } else { a / b });
+    }
+    let unit = if job.latency { "µs" } else { "/s" };
+    report.row(&Row::compared(job.name, median(&ours), median(&theirs), unit, &ratios, job.goal));
+    Ok(())
+}
+
+/// Random reads over a fragmented map that the cache cannot hold.
+fn cold_map(options: &Options, report: &mut Report, mut rig: Rig) -> Result<(), String> {
+    // Scattered writes to new blocks: after them no leaf is a run.
+    rig.delete_snapshots()?;
+    rig.snapshot()?;
+    let time = Duration::from_secs(options.seconds);
+    let every = Load {
+        work: Work::Write,
+        order: Order::Scattered,
+        bytes: BLOCK,
+        depth: 32,
+        time: Duration::from_secs(600),
+        requests: VOLUME / BLOCK,
+    };
+    drive(&rig.volume, every, 1)?;
+    rig.pool.checkpoint().map_err(|e| e.to_string())?;
+    let reads = Load { work: Work::Read, order: Order::Random, time, requests: u64::MAX, ..every };
+    let file = rig.dir.path().join("pool.cowslip");
+    let leaves = VOLUME / (512 * BLOCK) * 4096;
+    for (factor, name, goal) in [
+        (0, "4 KiB random read, QD32, fragmented map within the cache", "0.95"),
+        (2, "4 KiB random read, QD32, fragmented map 2 × the cache", "0.6"),
+        (10, "4 KiB random read, QD32, fragmented map 10 × the cache", "0.5"),
+    ] {
+        rig = rig.reopen(leaves.checked_div(factor).unwrap_or(64 << 20))?;
+        drive(&rig.volume, reads, 9)?;
+        let (mut ours, mut theirs, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+        for round in 0..options.rounds {
+            let a = drive(&rig.volume, reads, round as u64 + 20)?.rate();
+            let b = peer::run(&file, reads)?.rate;
+            ours.push(a);
+            theirs.push(b);
+            ratios.push(a / b);
+        }
+        report.row(&Row::compared(name, median(&ours), median(&theirs), "/s", &ratios, goal));
+    }
+    Ok(())
+}

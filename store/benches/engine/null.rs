@@ -1,0 +1,181 @@
+//! What the store costs by itself: a device that does nothing, and counts.
+
+use crate::Options;
+use crate::report::{Report, Row, median};
+use crate::rig::{BLOCK, GIB, Rng, rate, to_f64};
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+use store::io::port::block_on;
+use store::io::{BlockDev, Io, Sink, Source};
+use store::log::Ring;
+use store::log::ring::SharedBytes;
+use store::pool::{Environment, format_device, ring_bytes};
+use store::{Consistency, Labels, Pool, SnapshotSpec, Volume};
+
+/// Keeps blocks that are not zeros (the metadata; these jobs write zeros as data) and counts what is written.
+struct NullDev {
+    len: u64,
+    blocks: Mutex<HashMap<u64, Box<[u8]>>>,
+    written: AtomicU64,
+}
+
+impl BlockDev for NullDev {
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        let blocks = self.blocks.lock();
+        for (i, out) in (offset / BLOCK..).zip(buf.chunks_mut(4096)) {
+            match blocks.get(&i) {
+                Some(block) => out.copy_from_slice(block),
+                None => out.fill(0),
+            }
+        }
+        Ok(())
+    }
+    fn write_at(&self, offset: u64, buf: &[u8]) -> io::Result<()> {
+        self.written.fetch_add(buf.len() as u64, Ordering::Relaxed);
+        let mut blocks = self.blocks.lock();
+        for (i, block) in (offset / BLOCK..).zip(buf.chunks(4096)) {
+            if block.iter().any(|b| *b != 0) {
+                blocks.insert(i, block.into());
+            } else {
+                blocks.remove(&i);
+            }
+        }
+        Ok(())
+    }
+    fn sync(&self) -> io::Result<()> {
+        Ok(())
+    }
+    fn back(&self, _: u64, _: u64) -> io::Result<()> {
+        Ok(())
+    }
+    fn len(&self) -> u64 {
+        self.len
+    }
+    fn host_free(&self) -> Option<u64> {
+        None
+    }
+}
+
+/// A ring that does nothing, at once.
+struct Nothing;
+
+impl Io for Nothing {
+    async fn read(&self, _: u64, _: Sink<'_>) -> io::Result<()> {
+        Ok(())
+    }
+    async fn write(&self, _: u64, _: Source<'_>) -> io::Result<()> {
+        Ok(())
+    }
+    async fn sync(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn pool(len: u64, volume: u64) -> (Arc<NullDev>, Arc<Pool>, Arc<Volume>) {
+    let dev = NullDev { len, blocks: Mutex::default(), written: AtomicU64::new(0) };
+    let dev = Arc::new(dev);
+    let log = 128 << 20;
+    format_device(&*dev, log).expect("a pool fits");
+    let environment = Environment {
+        path: "null".into(),
+        boot_id: [1; 16],
+        ring: &mut |_, _| Ok(Ring::heap(SharedBytes::new(ring_bytes(log / BLOCK)))),
+        read_only: false,
+        background: true,
+        cache_bytes: 64 << 20,
+        slice_leaves: 16_384,
+    };
+    let pool = Pool::open_on(dev.clone(), environment).expect("opens");
+    pool.create_volume("v", volume, Labels::new()).expect("creates");
+    let volume = pool.open_volume("v").expect("opens");
+    (dev, pool, volume)
+}
+
+/// Runs the jobs that were asked for.
+pub fn run(options: &Options, report: &mut Report) {
+    if "null lookup".contains(&options.only) {
+        lookups(options, report);
+    }
+    if "amplification".contains(&options.only) {
+        for (name, volume) in [("100 GiB", 100 * GIB), ("1 TiB", 1024 * GIB)] {
+            amplification(report, name, volume);
+        }
+    }
+}
+
+/// Look up and submit, one thread, nothing below.
+fn lookups(options: &Options, report: &mut Report) {
+    let (_dev, pool, volume) = pool(16 * GIB, 8 * GIB);
+    let blocks = volume.size_bytes() / BLOCK;
+    let zeros = vec![0; 4096];
+    let mut rng = Rng(3);
+    // Fragmented: every block alone, in any order.
+    for _ in 0..blocks / 8 {
+        volume.write_at(rng.below(blocks) * BLOCK, &zeros, false).expect("writes");
+    }
+    pool.checkpoint().expect("checkpoints");
+    let mut buf = vec![0; 4096];
+    let io = volume.on(&Nothing);
+    let count = 2_000_000;
+    let mut reads = Vec::new();
+    let mut writes = Vec::new();
+    for _ in 0..options.rounds {
+        let start = Instant::now();
+        for _ in 0..count {
+            block_on(io.read(rng.below(blocks) * BLOCK, Sink::Memory(&mut buf))).expect("reads");
+        }
+        reads.push(rate(count, start.elapsed().as_secs_f64()));
+        // In place: blocks that the head owns.
+        let own = 1000;
+        (0..own).for_each(|l| volume.write_at(l * BLOCK, &zeros, false).expect("writes"));
+        let start = Instant::now();
+        for _ in 0..count {
+            block_on(io.write(rng.below(own) * BLOCK, Source::Memory(&zeros), false)).expect("writes");
+        }
+        writes.push(rate(count, start.elapsed().as_secs_f64()));
+    }
+    report.row(&Row::alone("null device: read, look up + submit", median(&reads) / 1e6, "M/s", "1 M/s"));
+    report.row(&Row::alone("null device: overwrite in place", median(&writes) / 1e6, "M/s", "1 M/s"));
+}
+
+/// Bytes written to the pool for each byte of 4 KiB random writes, before and after a snapshot; over at least one
+/// checkpoint that the store begins by itself.
+fn amplification(report: &mut Report, name: &str, size: u64) {
+    let (dev, pool, volume) = pool(64 * GIB, size);
+    let blocks = size / BLOCK;
+    let zeros = vec![0; 4096];
+    let mut rng = Rng(5);
+    let n = 2_100_000;
+    let mut write = |count: u64, span: u64| {
+        let before = dev.written.load(Ordering::Relaxed);
+        for _ in 0..count {
+            volume.write_at(rng.below(span) * BLOCK, &zeros, false).expect("writes");
+        }
+        to_f64(dev.written.load(Ordering::Relaxed) - before) / to_f64(count * BLOCK)
+    };
+    // A map to overwrite.
+    write(n, blocks);
+    pool.checkpoint().expect("checkpoints");
+    let spec = SnapshotSpec { volume: "v".into(), name: "s".into(), consistency: Consistency::Crash };
+    pool.create_snapshots(&[spec], Labels::new()).expect("cuts");
+    let after = write(n, blocks);
+    report.row(&Row::alone(
+        &format!("write amplification after a snapshot, {name} sparse"),
+        after,
+        "",
+        "at most 1.5",
+    ));
+    (0..20_000).for_each(|l| volume.write_at(l * BLOCK, &zeros, false).expect("writes"));
+    pool.checkpoint().expect("checkpoints");
+    let before = write(200_000, 20_000);
+    report.row(&Row::alone(
+        &format!("write amplification of overwrites, no snapshot, {name}"),
+        before,
+        "",
+        "at most 1.05",
+    ));
+}

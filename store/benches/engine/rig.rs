@@ -1,0 +1,214 @@
+//! A pool on a real file with one volume, and many tasks on one ring over it.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use store::io::uring::Uring;
+use store::io::{AlignedBuf, Sink, Source};
+use store::{Consistency, InitOptions, Labels, OpenOptions, Pool, SnapshotSpec, Volume};
+
+pub const GIB: u64 = 1 << 30;
+pub const BLOCK: u64 = 4096;
+/// Size of the volume, and of the peer's part of the same file.
+pub const VOLUME: u64 = GIB;
+/// Where the peer's part begins: the pool does not get there, it takes space from the front.
+pub const PEER_AT: u64 = 6 * GIB;
+/// Size of the pool file.
+pub const POOL: u64 = 8 * GIB;
+
+/// Small deterministic random numbers (SplitMix64).
+pub struct Rng(pub u64);
+
+impl Rng {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+    pub fn below(&mut self, n: u64) -> u64 {
+        self.next() % n
+    }
+}
+
+/// A file pool, gone when dropped.
+pub struct Rig {
+    pub dir: tempfile::TempDir,
+    ring: tempfile::TempDir,
+    pub pool: Arc<Pool>,
+    pub volume: Arc<Volume>,
+    snapshots: u64,
+}
+
+fn shown(e: impl std::fmt::Display) -> String {
+    e.to_string()
+}
+
+impl Rig {
+    /// A pool with a volume that was written once from begin to end.
+    pub fn new(parent: &std::path::Path) -> Result<Self, String> {
+        let dir = tempfile::Builder::new().prefix("bench-").tempdir_in(parent).map_err(shown)?;
+        let ring = tempfile::tempdir_in("/dev/shm").map_err(shown)?;
+        let size = InitOptions { size_bytes: Some(POOL), ..InitOptions::default() };
+        Pool::init(dir.path(), &size).map_err(shown)?;
+        let (pool, volume) = open(dir.path(), ring.path(), 64 << 20)?;
+        let rig = Self { dir, ring, pool, volume, snapshots: 0 };
+        rig.fill()?;
+        Ok(rig)
+    }
+
+    /// Opens the pool again with a node cache of that many bytes.
+    pub fn reopen(self, cache_bytes: u64) -> Result<Self, String> {
+        let Self { dir, ring, pool, volume, snapshots } = self;
+        drop(volume);
+        pool.close().map_err(shown)?;
+        drop(pool);
+        let (pool, volume) = open(dir.path(), ring.path(), cache_bytes)?;
+        Ok(Self { dir, ring, pool, volume, snapshots })
+    }
+
+    /// Writes the whole volume in order, then lets a checkpoint put its map into the tree.
+    pub fn fill(&self) -> Result<(), String> {
+        let mut buf = AlignedBuf::zeroed(1 << 20);
+        let mut rng = Rng(7);
+        buf.fill_with(|| rng.next().to_le_bytes()[0]);
+        for offset in (0..VOLUME).step_by(1 << 20) {
+            self.volume.write_at(offset, &buf, false).map_err(shown)?;
+        }
+        self.pool.checkpoint().map_err(shown)
+    }
+
+    pub fn snapshot(&mut self) -> Result<(), String> {
+        self.snapshots += 1;
+        let spec = SnapshotSpec {
+            volume: "v".into(),
+            name: format!("s{}", self.snapshots),
+            consistency: Consistency::Crash,
+        };
+        self.pool.create_snapshots(&[spec], Labels::new()).map(drop).map_err(shown)
+    }
+
+    /// Deletes all snapshots and gives their space back.
+    pub fn delete_snapshots(&self) -> Result<(), String> {
+        for s in self.pool.snapshots(Some("v")).map_err(shown)? {
+            self.pool.delete_snapshot("v", &s.name).map_err(shown)?;
+        }
+        self.pool.settle().map_err(shown)
+    }
+}
+
+fn open(
+    dir: &std::path::Path,
+    ring: &std::path::Path,
+    cache_bytes: u64,
+) -> Result<(Arc<Pool>, Arc<Volume>), String> {
+    let options = OpenOptions { ring_dir: Some(ring.into()), wait_for_lock: true, cache_bytes };
+    let pool = Pool::open(dir, &options).map_err(shown)?;
+    if pool.volumes().is_empty() {
+        pool.create_volume("v", VOLUME, Labels::new()).map_err(shown)?;
+    }
+    let volume = pool.open_volume("v").map_err(shown)?;
+    Ok((pool, volume))
+}
+
+/// What a task does over and over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Work {
+    Read,
+    Write,
+}
+
+/// In which order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    Random,
+    Sequential,
+    /// Every block once, in an order that looks random.
+    Scattered,
+}
+
+/// A load on the volume.
+#[derive(Debug, Clone, Copy)]
+pub struct Load {
+    pub work: Work,
+    pub order: Order,
+    pub bytes: u64,
+    pub depth: usize,
+    /// Ends after this time, or after as many requests.
+    pub time: Duration,
+    pub requests: u64,
+}
+
+/// What a load did.
+pub struct Outcome {
+    pub requests: u64,
+    pub seconds: f64,
+    /// Of each request, in nanoseconds, sorted.
+    pub latencies: Vec<u64>,
+}
+
+impl Outcome {
+    pub fn rate(&self) -> f64 {
+        rate(self.requests, self.seconds)
+    }
+    /// The latency that this share of the requests does not exceed, in microseconds.
+    pub fn percentile(&self, share: f64) -> f64 {
+        let n = self.latencies.len();
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
+        let at = ((n as f64 * share) as usize).min(n.saturating_sub(1));
+        self.latencies.get(at).map_or(0.0, |ns| to_f64(*ns) / 1000.0)
+    }
+}
+
+#[allow(clippy::cast_precision_loss)] // figures for people
+pub fn to_f64(n: u64) -> f64 {
+    n as f64
+}
+
+pub fn rate(n: u64, seconds: f64) -> f64 {
+    to_f64(n) / seconds
+}
+
+/// Runs a load on a ring of this thread.
+pub fn drive(volume: &Volume, load: Load, seed: u64) -> Result<Outcome, String> {
+    // SAFETY: the futures are driven by `run` alone, which ends or drops them.
+    let ring = unsafe { Uring::new(volume.descriptor().ok_or("no file")?) }.map_err(shown)?;
+    let slots = volume.size_bytes() / load.bytes;
+    let next = std::cell::Cell::new(0u64);
+    let latencies = std::cell::RefCell::new(Vec::with_capacity(1 << 20));
+    let start = Instant::now();
+    let task = async |number: u64| {
+        let mut rng = Rng(seed * 1000 + number);
+        let mut buf = AlignedBuf::zeroed(usize::try_from(load.bytes).expect("small"));
+        buf.fill_with(|| rng.next().to_le_bytes()[0]);
+        let volume = volume.on(&ring);
+        let mut began = Instant::now();
+        while began - start < load.time && next.get() < load.requests {
+            let n = next.replace(next.get() + 1);
+            let slot = match load.order {
+                Order::Random => rng.below(slots),
+                Order::Sequential => n % slots,
+                // An odd factor visits every slot of a power of two once.
+                Order::Scattered => n.wrapping_mul(0x9e37_79b9_7f4a_7c15 | 1) % slots,
+            };
+            let offset = slot * load.bytes;
+            let done = match load.work {
+                Work::Read => volume.read(offset, Sink::Memory(&mut buf)).await,
+                Work::Write => volume.write(offset, Source::Memory(&buf), false).await,
+            };
+            done.expect("the disk works");
+            let now = Instant::now();
+            latencies.borrow_mut().push(u64::try_from((now - began).as_nanos()).unwrap_or(u64::MAX));
+            began = now;
+        }
+    };
+    type Task<'t> = Pin<Box<dyn Future<Output = ()> + 't>>;
+    let tasks = (0..load.depth as u64).map(|n| Box::pin(task(n)) as Task<'_>).collect();
+    ring.run(tasks).map_err(shown)?;
+    let seconds = start.elapsed().as_secs_f64();
+    let mut latencies = latencies.take();
+    latencies.sort_unstable();
+    Ok(Outcome { requests: latencies.len() as u64, seconds, latencies })
+}
