@@ -3,6 +3,7 @@
 
 pub mod compare;
 pub mod cuts;
+pub mod exercise;
 pub mod populate;
 pub mod recorder;
 #[path = "../../../tests/skip.rs"]

@@ -1,104 +1,12 @@
 //! Damaged images: no panic, no endless work, and what is whole stays readable.
 
+use crate::common::exercise::exercise;
 use crate::common::populate::fill;
 use crate::common::support::{Chance, MemoryImage, mke2fs, run, workdir};
-use fuse_view::{BlockRead, Error, FileKind, FsView, Result, fs::open};
+use crate::jbd2::{FAST, Fast, Image, Journal, V3};
+use fuse_view::{Error, fs::open};
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-
-/// Bytes of memory image read in one walk may not exceed this many times the image.
-const MOST_READ: u64 = 400;
-
-struct Bounded {
-    image: MemoryImage,
-    read: AtomicU64,
-}
-
-impl BlockRead for Bounded {
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
-        let read = self.read.fetch_add(buf.len() as u64, Ordering::Relaxed);
-        assert!(read < MOST_READ * self.image.len(), "more is read than any walk needs");
-        self.image.read_at(offset, buf)
-    }
-
-    fn len(&self) -> u64 {
-        self.image.len()
-    }
-}
-
-/// Asks everything of everything that can be reached; the number of answers and of errors.
-fn exercise(bytes: Vec<u8>) -> (usize, usize) {
-    let dev = Arc::new(Bounded { image: MemoryImage(bytes), read: AtomicU64::new(0) });
-    let Ok(fs) = open(dev) else { return (0, 1) };
-    let (mut good, mut bad) = (0, 0);
-    let mut count = |ok: bool| if ok { good += 1 } else { bad += 1 };
-    let mut seen = HashSet::from([fs.root()]);
-    let mut todo = vec![fs.root()];
-    while let Some(ino) = todo.pop() {
-        count(fs.xattrs(ino).is_ok());
-        let Ok(attr) = fs.attr(ino) else {
-            count(false);
-            continue;
-        };
-        match attr.kind {
-            FileKind::Dir => list(&*fs, ino, &mut count, |ino| {
-                if seen.len() < 5000 && seen.insert(ino) {
-                    todo.push(ino);
-                }
-            }),
-            FileKind::Symlink => count(fs.readlink(ino).is_ok()),
-            FileKind::File => read(&*fs, ino, attr.size, &mut count),
-            _ => count(true),
-        }
-    }
-    (good, bad)
-}
-
-fn list(fs: &dyn FsView, dir: u64, count: &mut impl FnMut(bool), mut visit: impl FnMut(u64)) {
-    let mut cookie = 0;
-    loop {
-        match fs.readdir(dir, cookie, 100) {
-            Ok(entries) => {
-                let Some(last) = entries.last() else { return count(true) };
-                assert!(last.cookie & !(1 << 62) > cookie & !(1 << 62), "a listing that does not advance");
-                cookie = last.cookie;
-                for entry in entries {
-                    assert!(!entry.name.is_empty() && !entry.name.iter().any(|&b| b == b'/' || b == 0));
-                    assert!(entry.name != b"." && entry.name != b"..");
-                    visit(entry.ino);
-                }
-            }
-            Err(_) => {
-                count(false);
-                break;
-            }
-        }
-    }
-    count(matches!(fs.lookup(dir, b"len4096"), Ok(_) | Err(Error::NotFound(_))));
-}
-
-fn read(fs: &dyn FsView, ino: u64, size: u64, count: &mut impl FnMut(bool)) {
-    let mut at = 0;
-    let mut buf = vec![0; 1 << 16];
-    for _ in 0..50 {
-        match fs.next_data(ino, at) {
-            Ok(Some(range)) => {
-                assert!(range.start >= at && range.end > range.start && range.end <= size);
-                count(fs.read_at(ino, range.start, &mut buf).is_ok());
-                at = range.end;
-            }
-            Ok(None) => break,
-            Err(_) => {
-                count(false);
-                break;
-            }
-        }
-    }
-    count(fs.read_at(ino, size.saturating_sub(10), &mut buf).is_ok());
-    let _ = fs.next_data(ino, u64::MAX);
-    let _ = fs.read_at(ino, u64::MAX, &mut buf);
-}
 
 /// A small image with a bit of everything, filled by mke2fs itself, without checksums unless asked for.
 fn small_image(options: &str) -> Option<Vec<u8>> {
@@ -257,4 +165,55 @@ fn unknown_features_are_refused_by_name() {
     bytes[1024 + 0x60] |= 1;
     let why = open(Arc::new(MemoryImage(bytes))).err().expect("compression is refused");
     assert!(matches!(&why, Error::Unsupported(text) if text.contains("compression")), "{why}");
+}
+
+/// A journal with everything in it, damaged in every field; its checksums are right again, so that the damage is met.
+#[test]
+fn journals() {
+    let Some(image) = Image::new("-J size=2 -O fast_commit,^metadata_csum,uninit_bg", 20) else { return };
+    let mut chance = Chance(8);
+    for incompat in [0, 2, V3, V3 | FAST, V3 | FAST | 2 | 4] {
+        let mut j = Journal::new(&image, 0, incompat, 1, u32::MAX - 1);
+        j.at = j.last - 20;
+        j.start.0 = j.at;
+        for i in 0..12 {
+            j.file(i, "new").file(i + 1, "newer").revoke(&[image.files[i], image.files[i + 2]]);
+            // Metadata goes through the journal too: the first blocks of the image, as they are.
+            let block = 1 + i * 7;
+            let bytes = image.disk[block * 1024..(block + 1) * 1024].to_vec();
+            j.blocks(&[(block as u64, bytes)]).commit();
+        }
+        let mut fast = Fast::new(j.id);
+        fast.name(4, 2, 12, "linked").name(5, 2, 13, "f1").range(12, 0, 3, image.files[3]).tail(j.id);
+        fast.name(3, 2, 14, "made").range(14, 5, 32770, 9000).tail(j.id);
+        if incompat & FAST != 0 {
+            fast.put(&mut j);
+        }
+        j.finish();
+        let whole = j.image.clone();
+        let used: Vec<u32> = (0..40).chain(j.last - 30..j.last + 4).collect();
+        for _ in 0..rounds() * 8 {
+            j.image = whole.clone();
+            for _ in 0..=chance.below(4) {
+                let log = used[usize::try_from(chance.below(used.len() as u64)).unwrap()];
+                if log as usize >= j.blocks_of_log() {
+                    continue;
+                }
+                // The first bytes of a block say the most.
+                let within = if chance.below(3) == 0 { 1024 } else { 64 };
+                let at = usize::try_from(chance.below(within)).unwrap();
+                let byte = &mut j.block(log)[at];
+                *byte = match chance.below(4) {
+                    0 => 0xFF,
+                    1 => 0,
+                    2 => byte.wrapping_add(1),
+                    _ => *byte ^ (1 << chance.below(8)),
+                };
+                if chance.below(5) > 0 {
+                    j.sum_again(log);
+                }
+            }
+            exercise(j.image.disk.clone());
+        }
+    }
 }

@@ -6,5 +6,7 @@ mod container;
 mod crash;
 mod damage;
 mod htree;
+mod jbd2;
 mod oracle;
 mod seek;
+mod traps;

@@ -6,6 +6,7 @@ use crate::common::support::{CountingImage, Mount, mke2fs, workdir};
 use crate::common::sys;
 use fuse_view::{FileKind, fs::open};
 use std::fs::{self, File};
+use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -124,10 +125,19 @@ fn encrypted_files_are_told_as_such() {
     }
     std::os::unix::fs::symlink("target", secret.join("link")).unwrap();
     drop(mount);
+    // Mounted anew, the kernel has no key either.
+    let mount = Mount::new(&image, &dir.path().join("mnt"), "ro").unwrap();
+    let mut theirs: Vec<_> =
+        fs::read_dir(mount.0.join("secret")).unwrap().map(|e| e.unwrap().file_name().into_vec()).collect();
+    drop(mount);
     let fs = open(Arc::new(CountingImage::open(&image)).cached()).unwrap();
     let dir = fs.lookup(fs.root(), b"secret").unwrap();
     let names = fs.readdir(dir, 0, 1000).unwrap();
     assert_eq!(names.len(), 201);
+    let mut ours: Vec<_> = names.iter().map(|entry| entry.name.clone()).collect();
+    ours.sort();
+    theirs.sort();
+    assert_eq!(ours, theirs, "encoded names");
     for entry in names {
         assert!(entry.name.len() <= 255 && entry.name.iter().all(|b| b.is_ascii_graphic() && *b != b'/'));
         assert_eq!(fs.lookup(dir, &entry.name).unwrap(), entry.ino);
@@ -137,4 +147,30 @@ fn encrypted_files_are_told_as_such() {
         };
         assert!(matches!(answer, Err(fuse_view::Error::Unsupported(why)) if why.contains("encrypted")));
     }
+}
+
+/// Made by debugfs: the kernel that runs the tests may not know the feature.
+#[test]
+fn names_without_case() {
+    let dir = workdir();
+    let source = dir.path().join("source");
+    fs::create_dir_all(source.join("folded")).unwrap();
+    for name in ["Hello", "ÄRGER", "plain"] {
+        fs::write(source.join("folded").join(name), name).unwrap();
+    }
+    let options = format!("-t ext4 -b 1024 -O casefold -d {}", source.display());
+    let Some(image) = mke2fs(dir.path(), 16, &options) else { return };
+    let command = "sif folded flags 0x40080000";
+    crate::common::support::run("debugfs", &["-w", "-R", command, image.to_str().unwrap()]).unwrap();
+    let fs = open(Arc::new(CountingImage::open(&image)).cached()).unwrap();
+    let folded = fs.lookup(fs.root(), b"folded").unwrap();
+    for (asked, there) in [("hello", "Hello"), ("HELLO", "Hello"), ("ärger", "ÄRGER"), ("PLAIN", "plain")] {
+        assert_eq!(
+            fs.lookup(folded, asked.as_bytes()).unwrap(),
+            fs.lookup(folded, there.as_bytes()).unwrap()
+        );
+    }
+    assert!(fs.lookup(folded, b"hell").is_err());
+    // Other directories of the same file system keep the difference.
+    assert!(fs.lookup(fs.root(), b"FOLDED").is_err());
 }

@@ -12,6 +12,7 @@ use super::fast::DirEdit;
 use super::inline::INLINE_HEAD;
 use super::inode::{Inode, fit, flag, kind_of_entry};
 use super::mapping::{Place, Until};
+use super::names::{Encoding, fold};
 use super::superblock::{compat, incompat};
 use crate::fs::bytes::{le16, le32, u8_at};
 use crate::{DirEntry, Error, FileKind, Ino, Piece, Result};
@@ -119,7 +120,7 @@ struct Listing<'a> {
     /// What was found damaged in this call, the first.
     damage: Option<String>,
     damaged_before: bool,
-    encrypted: bool,
+    encoding: Option<Encoding>,
     /// Names that are not as the directory says.
     edit: Option<&'a DirEdit>,
 }
@@ -152,7 +153,7 @@ impl Listing<'_> {
     }
 
     fn push(&mut self, entry: &RawEntry<'_>, block_at: u64) {
-        let name = if self.encrypted { encode_name(entry.name) } else { entry.name.to_vec() };
+        let name = self.encoding.map_or_else(|| entry.name.to_vec(), |encoding| encoding.show(entry.name));
         let cookie = (block_at + entry.next as u64 + 1) | self.mark();
         self.out.push(DirEntry {
             name,
@@ -174,7 +175,7 @@ impl Listing<'_> {
             if block_at + (entry.at as u64) < from || !entry.is_shown() {
                 continue;
             }
-            if !self.encrypted && !entry.is_sane() {
+            if self.encoding.is_none() && !entry.is_sane() {
                 self.damaged(format!("ext4 directory {}: a name with / or NUL, or empty", dir.ino));
                 continue;
             }
@@ -267,7 +268,7 @@ impl Ext4 {
             max: max.max(1),
             damage: None,
             damaged_before: cookie & DAMAGED != 0,
-            encrypted: dir.has(flag::ENCRYPT),
+            encoding: self.encoding(dir),
             edit,
         };
         if cookie & ADDED != 0 {
@@ -337,16 +338,25 @@ impl Ext4 {
                 Err(damage) => tracing::debug!("ext4 directory {}: {damage}; searching all of it", dir.ino),
             }
         }
-        self.find_linear(dir, name)?.ok_or_else(absent)
+        match self.find_linear(dir, name, None)? {
+            Some(found) => Ok(found),
+            // The name as it was asked for goes first: a directory may have both.
+            None if dir.has(flag::CASEFOLD) && !dir.has(flag::ENCRYPT) => {
+                let Some(folded) = fold(name) else { return Err(absent()) };
+                self.find_linear(dir, name, Some(&folded))?.ok_or_else(absent)
+            }
+            None => Err(absent()),
+        }
     }
 
-    fn find_linear(&self, dir: &Inode, name: &[u8]) -> Result<Option<u32>> {
+    /// Looks at every block; with `folded` at names that are equal to it without case.
+    fn find_linear(&self, dir: &Inode, name: &[u8], folded: Option<&str>) -> Result<Option<u32>> {
         let end = self.dir_blocks(dir);
         let mut damage = None;
         let mut block = 0;
         while block < end {
             match self.dir_block(dir, block) {
-                Ok(Ok(found)) => match self.find_in_block(dir, &found, name) {
+                Ok(Ok(found)) => match self.find_in_block(dir, &found, name, folded) {
                     Ok(Some(ino)) => return Ok(Some(ino)),
                     Ok(None) => {}
                     Err(e) => damage = Some(e),
@@ -362,15 +372,21 @@ impl Ext4 {
     }
 
     /// Finds `name` in one block; damage after it does not matter.
-    pub(super) fn find_in_block(&self, dir: &Inode, bytes: &[u8], name: &[u8]) -> Result<Option<u32>> {
-        let encrypted = dir.has(flag::ENCRYPT);
+    pub(super) fn find_in_block(
+        &self,
+        dir: &Inode,
+        bytes: &[u8],
+        name: &[u8],
+        folded: Option<&str>,
+    ) -> Result<Option<u32>> {
+        let encoding = self.encoding(dir);
         for entry in self.entries(bytes) {
             let entry =
                 entry.map_err(|what| Error::Corrupt(format!("ext4 directory {}: {what}", dir.ino)))?;
-            let same = if encrypted && entry.is_shown() {
-                encode_name(entry.name) == name
-            } else {
-                entry.name == name
+            let same = match (encoding, folded) {
+                (Some(encoding), _) if entry.is_shown() => encoding.show(entry.name) == name,
+                (_, Some(folded)) => fold(entry.name).is_some_and(|found| found == folded),
+                _ => entry.name == name,
             };
             if entry.ino != 0 && same {
                 return Ok(Some(entry.ino));
@@ -388,26 +404,6 @@ pub(super) fn tree_entries_at(bytes: &[u8]) -> Option<usize> {
     }
     let second = record_len(le16(bytes, 16), bytes.len());
     (first == 12 && second == bytes.len() - 12 && u8_at(bytes, 29) == 8).then_some(32)
-}
-
-/// The name of an encrypted entry as text: base64url, the end of a long one replaced by its checksum.
-fn encode_name(name: &[u8]) -> Vec<u8> {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-    const LONGEST: usize = 180;
-    let mut bytes = name.to_vec();
-    if bytes.len() > LONGEST {
-        let rest = crc32c(!0, &bytes[LONGEST..]);
-        bytes.truncate(LONGEST);
-        bytes.extend(rest.to_le_bytes());
-    }
-    let mut out = Vec::with_capacity(bytes.len().div_ceil(3) * 4);
-    for chunk in bytes.chunks(3) {
-        let group = chunk.iter().enumerate().fold(0u32, |acc, (i, &b)| acc | u32::from(b) << (16 - 8 * i));
-        for i in 0..=chunk.len() {
-            out.push(ALPHABET[(group >> (18 - 6 * i) & 63) as usize]);
-        }
-    }
-    out
 }
 
 #[cfg(test)]
@@ -458,18 +454,5 @@ mod tests {
         assert_eq!(record_len(0, 1 << 16), 1 << 16);
         assert_eq!(record_len(12, 1 << 16), 12);
         assert_eq!(record_len(0xFFFC, 4096), 0xFFFC);
-    }
-
-    #[test]
-    fn encoded_names_are_names() {
-        assert_eq!(encode_name(b"\0/\xff"), b"AC__");
-        assert_eq!(encode_name(b"a"), b"YQ");
-        let (a, b) = ([1; 255], {
-            let mut b = [1; 255];
-            b[254] = 2;
-            b
-        });
-        assert!(encode_name(&a).len() <= 255);
-        assert_ne!(encode_name(&a), encode_name(&b));
     }
 }

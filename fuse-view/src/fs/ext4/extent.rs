@@ -146,8 +146,13 @@ impl Ext4 {
     }
 
     /// Passes every extent of the tree of `inode` to `visit` as first block, length and place; the number of blocks of
-    /// the tree itself.
-    pub(super) fn each_extent(&self, inode: &Inode, visit: &mut dyn FnMut(u64, u64, Mapped)) -> Result<u64> {
+    /// the tree itself that lead to extents before block `end`.
+    pub(super) fn each_extent(
+        &self,
+        inode: &Inode,
+        end: u64,
+        visit: &mut dyn FnMut(u64, u64, Mapped),
+    ) -> Result<u64> {
         let bad = |what: &str| Error::Corrupt(format!("ext4 inode {}: {what}", inode.ino));
         let root = inode.block_area();
         let depth = le16(root, 6);
@@ -155,7 +160,7 @@ impl Ext4 {
             return Err(bad("its extent tree is too deep"));
         }
         let root = Node::verify(root, depth, &(0..END)).map_err(bad)?;
-        self.each_below(inode, &root, depth, 0..END, visit)
+        self.each_below(inode, &root, depth, 0..END, end, visit)
     }
 
     fn each_below(
@@ -164,6 +169,7 @@ impl Ext4 {
         node: &Node<'_>,
         depth: u16,
         range: Range<u64>,
+        end: u64,
         visit: &mut dyn FnMut(u64, u64, Mapped),
     ) -> Result<u64> {
         if depth == 0 {
@@ -176,10 +182,13 @@ impl Ext4 {
         }
         let mut nodes = 0;
         for i in 0..node.count() {
-            let end = if i + 1 < node.count() { node.first(i + 1) } else { range.end };
-            let range = node.first(i)..end;
+            let upto = if i + 1 < node.count() { node.first(i + 1) } else { range.end };
+            let range = node.first(i)..upto;
             let piece = self.extent_node(inode, node.child(i), depth - 1, &range)?;
-            nodes += 1 + self.each_below(inode, &Node(&piece), depth - 1, range, visit)?;
+            let child = Node(&piece);
+            let below = self.each_below(inode, &child, depth - 1, range, end, visit)?;
+            let leaf_is_kept = depth == 1 && child.count() > 0 && child.first(0) < end;
+            nodes += below + u64::from(below > 0 || leaf_is_kept);
         }
         Ok(nodes)
     }

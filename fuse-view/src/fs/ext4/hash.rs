@@ -31,6 +31,11 @@ impl Algorithm {
 
 /// The number under which the tree keeps `name`; its low bit is always 0.
 pub(super) fn name_hash(algorithm: Algorithm, seed: &[u32; 4], name: &[u8]) -> u32 {
+    name_hashes(algorithm, seed, name).0
+}
+
+/// As [`name_hash`], with the second hash, which orders names of equal first ones.
+pub(super) fn name_hashes(algorithm: Algorithm, seed: &[u32; 4], name: &[u8]) -> (u32, u32) {
     /// The end of the tree is this hash: no name may have it.
     const RESERVED: u32 = 0xFFFF_FFFE;
     let widen = |byte: u8| {
@@ -38,22 +43,23 @@ pub(super) fn name_hash(algorithm: Algorithm, seed: &[u32; 4], name: &[u8]) -> u
     };
     let mut state =
         if *seed == [0; 4] { [0x6745_2301, 0xEFCD_AB89, 0x98BA_DCFE, 0x1032_5476] } else { *seed };
-    let hash = match algorithm.family {
-        Family::Legacy => legacy(name, widen),
+    let (hash, minor) = match algorithm.family {
+        Family::Legacy => (legacy(name, widen), 0),
         Family::HalfMd4 => {
             for input in words::<8>(name, widen) {
                 half_md4(&mut state, &input);
             }
-            state[1]
+            (state[1], state[2])
         }
         Family::Tea => {
             for input in words::<4>(name, widen) {
                 tea(&mut state, &input);
             }
-            state[0]
+            (state[0], state[1])
         }
-    } & !1;
-    if hash == RESERVED { RESERVED - 2 } else { hash }
+    };
+    let hash = hash & !1;
+    (if hash == RESERVED { RESERVED - 2 } else { hash }, minor)
 }
 
 fn legacy(name: &[u8], widen: impl Fn(u8) -> u32) -> u32 {

@@ -91,7 +91,7 @@ impl Ext4 {
             return Err(Error::Corrupt(format!("ext4 directory {}: a leaf outside of it", dir.ino)));
         }
         match self.dir_block(dir, block)? {
-            Ok(found) => self.find_in_block(dir, &found, name),
+            Ok(found) => self.find_in_block(dir, &found, name, None),
             Err(_) => Err(Error::Corrupt(format!("ext4 directory {}: a leaf in a hole", dir.ino))),
         }
     }

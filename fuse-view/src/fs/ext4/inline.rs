@@ -54,8 +54,8 @@ impl Ext4 {
         match name {
             b"." => Ok(Some(dir.ino)),
             b".." => Ok(Some(crate::fs::bytes::le32(&bytes, 0))),
-            _ => match self.find_in_block(dir, &bytes[INLINE_HEAD..split], name) {
-                Ok(None) => self.find_in_block(dir, &bytes[split..], name),
+            _ => match self.find_in_block(dir, &bytes[INLINE_HEAD..split], name, None) {
+                Ok(None) => self.find_in_block(dir, &bytes[split..], name, None),
                 found => found,
             },
         }

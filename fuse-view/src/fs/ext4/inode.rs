@@ -148,13 +148,15 @@ impl Ext4 {
 
     /// `i_blocks` in units of 512 bytes.
     pub(super) fn blocks_512(&self, inode: &Inode) -> u64 {
+        let wide = self.sb.has_ro(ro_compat::HUGE_FILE) && inode.has(flag::HUGE_FILE);
+        self.raw_blocks(inode) << if wide { self.sb.block_bits - 9 } else { 0 }
+    }
+
+    /// `i_blocks` in the units of the inode.
+    pub(super) fn raw_blocks(&self, inode: &Inode) -> u64 {
         let raw = inode.raw();
         let low = u64::from(le32(raw, 0x1C));
-        if !self.sb.has_ro(ro_compat::HUGE_FILE) {
-            return low;
-        }
-        let blocks = low | u64::from(le16(raw, 0x74)) << 32;
-        if inode.has(flag::HUGE_FILE) { blocks << (self.sb.block_bits - 9) } else { blocks }
+        if self.sb.has_ro(ro_compat::HUGE_FILE) { low | u64::from(le16(raw, 0x74)) << 32 } else { low }
     }
 
     pub(super) fn attr_of(&self, inode: &Inode) -> Attr {
@@ -182,8 +184,38 @@ impl Ext4 {
         }
     }
 
+    /// Free blocks and inodes by the descriptors of all groups: in a dirty image the superblock's own figures are old.
+    pub(super) fn free_counts(&self) -> Result<(u64, u64)> {
+        let (mut blocks, mut inodes) = (0u64, 0u64);
+        for group in 0..self.sb.groups() {
+            let desc = self.descriptor(group)?;
+            let wide = |low, high| {
+                let high = if self.sb.desc_size >= 64 { u64::from(le16(&desc, high)) << 16 } else { 0 };
+                u64::from(le16(&desc, low)) | high
+            };
+            blocks += wide(0xC, 0x2C) << (self.sb.cluster_bits - self.sb.block_bits);
+            inodes += wide(0xE, 0x2E);
+        }
+        Ok((blocks, inodes))
+    }
+
     /// First block of the inode table of `group`, by its descriptor.
     pub(super) fn inode_table(&self, group: u64) -> Result<u64> {
+        let sb = &self.sb;
+        let desc = self.descriptor(group)?;
+        let high = if sb.desc_size >= 64 { u64::from(le32(&desc, 0x28)) << 32 } else { 0 };
+        let table = u64::from(le32(&desc, 0x8)) | high;
+        let blocks = (u64::from(sb.inodes_per_group) * sb.inode_size as u64).div_ceil(sb.block_size() as u64);
+        if !sb.holds(table, blocks) {
+            return Err(Error::Corrupt(format!(
+                "ext4 group {group}: its inode table is outside of the file system"
+            )));
+        }
+        Ok(table)
+    }
+
+    /// The descriptor of `group`, its checksum verified.
+    fn descriptor(&self, group: u64) -> Result<Piece> {
         let sb = &self.sb;
         let per_block = (sb.block_size() / sb.desc_size) as u64;
         let block = self.descriptor_block(group / per_block, per_block);
@@ -194,21 +226,12 @@ impl Ext4 {
         }
         let at = (block << sb.block_bits) + group % per_block * sb.desc_size as u64;
         let piece = self.dev.piece(at, sb.desc_size)?;
-        let desc = &piece[..];
-        if !self.descriptor_checksum_holds(group, desc) {
+        if !self.descriptor_checksum_holds(group, &piece) {
             return Err(Error::Corrupt(format!(
                 "ext4 group {group}: the checksum of its descriptor is wrong"
             )));
         }
-        let high = if sb.desc_size >= 64 { u64::from(le32(desc, 0x28)) << 32 } else { 0 };
-        let table = u64::from(le32(desc, 0x8)) | high;
-        let blocks = (u64::from(sb.inodes_per_group) * sb.inode_size as u64).div_ceil(sb.block_size() as u64);
-        if !sb.holds(table, blocks) {
-            return Err(Error::Corrupt(format!(
-                "ext4 group {group}: its inode table is outside of the file system"
-            )));
-        }
-        Ok(table)
+        Ok(piece)
     }
 
     /// Block number of the `nth` block of group descriptors.

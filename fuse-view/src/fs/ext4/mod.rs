@@ -19,6 +19,8 @@ mod inline;
 mod inode;
 mod journal;
 mod mapping;
+mod names;
+mod orphans;
 mod place;
 mod pointers;
 mod superblock;
@@ -62,7 +64,15 @@ impl Ext4 {
             }
         }
         if !recovered.ops.is_empty() {
-            fs.fast = fast::replay(&fs, &recovered.ops)?;
+            let (layer, trouble) = fast::replay(&fs, &recovered.ops)?;
+            fs.fast = layer;
+            match trouble {
+                Some(why) if state == "replayed" => state = format!("partial: {why}"),
+                _ => {}
+            }
+        }
+        if !recovered.has_error {
+            fs.cut_orphans()?;
         }
         fs.replay = state;
         fs.dir_inode(ROOT_INO)?;
@@ -213,12 +223,16 @@ impl FsView for Ext4 {
     fn statfs(&self) -> StatFs {
         let sb = &self.sb;
         let overhead = if sb.overhead < sb.blocks { sb.overhead } else { 0 };
+        // Counting takes a read for every group: not of the largest file systems.
+        const MOST_GROUPS: u64 = 1 << 16;
+        let counted = (self.replay != "clean" && sb.groups() <= MOST_GROUPS).then(|| self.free_counts().ok());
+        let (blocks_free, inodes_free) = counted.flatten().unwrap_or((sb.blocks_free, sb.inodes_free.into()));
         StatFs {
             block_bytes: 1 << sb.block_bits,
             blocks: sb.blocks - overhead,
-            blocks_free: sb.blocks_free.min(sb.blocks),
+            blocks_free: blocks_free.min(sb.blocks),
             inodes: u64::from(sb.inodes),
-            inodes_free: u64::from(sb.inodes_free.min(sb.inodes)),
+            inodes_free: inodes_free.min(sb.inodes.into()),
             name_max: 255,
         }
     }

@@ -48,6 +48,7 @@ pub(super) mod compat {
     pub const HAS_JOURNAL: u32 = 0x4;
     pub const DIR_INDEX: u32 = 0x20;
     pub const SPARSE_SUPER2: u32 = 0x200;
+    pub const ORPHAN_FILE: u32 = 0x1000;
 }
 
 /// Names of incompatible features that are refused.
@@ -92,11 +93,19 @@ pub(super) struct Superblock {
     /// Seed of every metadata checksum.
     pub csum_seed: u32,
     pub hash_seed: [u32; 4],
+    /// How names are hashed where the directory does not say.
+    pub hash_version: u8,
     /// Whether names are hashed as unsigned characters where the directory does not say.
     pub hash_unsigned: bool,
     pub journal_ino: u32,
     pub journal_dev: u32,
     pub journal_uuid: [u8; 16],
+    /// First of the list of orphans, 0: none.
+    pub last_orphan: u32,
+    /// Inode of the orphan file.
+    pub orphan_file: u32,
+    /// The kernel found errors: recovery then leaves orphans alone.
+    pub has_errors: bool,
 }
 
 impl Superblock {
@@ -153,10 +162,14 @@ impl Superblock {
             label,
             csum_seed,
             hash_seed: [0xEC, 0xF0, 0xF4, 0xF8].map(|at| le32(&raw, at)),
+            hash_version: u8_at(&raw, 0xFC),
             hash_unsigned: le32(&raw, 0x160) & 2 != 0,
             journal_ino: le32(&raw, 0xE0),
             journal_dev: le32(&raw, 0xE4),
             journal_uuid: bytes16(&raw, 0xD0),
+            last_orphan: le32(&raw, 0xE8),
+            orphan_file: le32(&raw, 0x280),
+            has_errors: le16(&raw, 0x3A) & 2 != 0,
         };
         sb.verify()?;
         Ok(sb)

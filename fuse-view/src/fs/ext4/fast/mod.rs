@@ -1,4 +1,5 @@
-//! Fast commits as a layer over the file system: inodes, mappings and names that they changed.
+//! Fast commits as a layer over the file system: inodes, mappings and names that they changed. What recovery does to
+//! orphans afterwards is in the same layer.
 //!
 //! The kernel replays them into its own structures and allocates blocks for that. Nothing can be allocated here, so the
 //! reader asks this layer first. It is empty unless the journal held fast commits.
@@ -7,7 +8,7 @@ mod ranges;
 mod replay;
 
 pub(super) use ranges::Mapped;
-pub(super) use replay::replay;
+pub(super) use replay::{replay, with_blocks};
 
 use crate::Piece;
 use ranges::Ranges;
@@ -45,6 +46,14 @@ pub(super) type Added<'a> = (&'a [u8], u32, u8);
 impl FastLayer {
     pub fn inode(&self, ino: u32) -> Option<&InodeEdit> {
         self.inodes.get(&ino)
+    }
+
+    /// The file `ino` has nothing from block `end` on, and `raw` is its inode after that.
+    pub fn cut(&mut self, ino: u32, raw: Piece, end: u64) {
+        let new = || InodeEdit { raw: raw.clone(), map: Ranges::default(), recount: false };
+        let edit = self.inodes.entry(ino).or_insert_with(new);
+        edit.raw = raw;
+        edit.map.set(end..u64::MAX, Mapped::Hole);
     }
 
     pub fn dir(&self, ino: u32) -> Option<&DirEdit> {

@@ -20,11 +20,12 @@ const FLAGS: usize = 0x20;
 struct Replayer<'a> {
     fs: &'a Ext4,
     layer: FastLayer,
+    trouble: Option<String>,
 }
 
-/// Applies `ops` to `fs`, which has the journal's overlay.
-pub(in super::super) fn replay(fs: &Ext4, ops: &[Op]) -> Result<FastLayer> {
-    let mut replayer = Replayer { fs, layer: FastLayer::default() };
+/// Applies `ops` to `fs`, which has the journal's overlay; also what could not be applied, in words.
+pub(in super::super) fn replay(fs: &Ext4, ops: &[Op]) -> Result<(FastLayer, Option<String>)> {
+    let mut replayer = Replayer { fs, layer: FastLayer::default(), trouble: None };
     for op in ops {
         match op {
             Op::Map { ino, blocks, image, unwritten } => {
@@ -41,7 +42,7 @@ pub(in super::super) fn replay(fs: &Ext4, ops: &[Op]) -> Result<FastLayer> {
         }
     }
     replayer.recount()?;
-    Ok(replayer.layer)
+    Ok((replayer.layer, replayer.trouble))
 }
 
 impl Replayer<'_> {
@@ -150,7 +151,12 @@ impl Replayer<'_> {
     }
 
     fn create(&mut self, parent: u32, ino: u32, name: &[u8]) -> Result<()> {
-        let Some(raw) = self.living(ino)? else { return Ok(()) };
+        let Some(raw) = self.living(ino)? else {
+            let name = String::from_utf8_lossy(name);
+            self.trouble
+                .get_or_insert(format!("inode {ino} of the new file {name} is not in the fast commits"));
+            return Ok(());
+        };
         if self.look_up(parent, name)?.is_none() {
             return Ok(());
         }
@@ -185,24 +191,30 @@ impl Replayer<'_> {
             }
             let Some(blocks) = count(fs, &inode, &edit.map)? else { continue };
             let units = if inode.has(flag::HUGE_FILE) { blocks } else { blocks << (fs.sb.block_bits - 9) };
-            let mut raw = edit.raw.to_vec();
-            let [b0, b1, b2, b3, b4, b5, ..] = units.to_le_bytes();
-            raw[BLOCKS_LOW..BLOCKS_LOW + 4].copy_from_slice(&[b0, b1, b2, b3]);
-            raw[BLOCKS_HIGH..BLOCKS_HIGH + 2].copy_from_slice(&[b4, b5]);
-            edit.raw = raw.into();
+            edit.raw = with_blocks(&edit.raw, units);
         }
         Ok(())
     }
 }
 
+/// The inode `raw` with another `i_blocks`.
+pub(in super::super) fn with_blocks(raw: &[u8], units: u64) -> Piece {
+    let mut raw = raw.to_vec();
+    let [b0, b1, b2, b3, b4, b5, ..] = units.to_le_bytes();
+    raw[BLOCKS_LOW..BLOCKS_LOW + 4].copy_from_slice(&[b0, b1, b2, b3]);
+    raw[BLOCKS_HIGH..BLOCKS_HIGH + 2].copy_from_slice(&[b4, b5]);
+    raw.into()
+}
+
 /// Blocks of content and of the tree; None: the shape of the kernel's tree is not known.
 fn count(fs: &Ext4, inode: &Inode, map: &Ranges) -> Result<Option<u64>> {
     let mut extents: Vec<(u64, u64, Mapped)> = Vec::new();
-    let nodes = match fs.each_extent(inode, &mut |first, len, place| extents.push((first, len, place))) {
-        Ok(nodes) => nodes,
-        Err(e @ Error::Io { .. }) => return Err(e),
-        Err(_) => return Ok(None),
-    };
+    let nodes =
+        match fs.each_extent(inode, u64::MAX, &mut |first, len, place| extents.push((first, len, place))) {
+            Ok(nodes) => nodes,
+            Err(e @ Error::Io { .. }) => return Err(e),
+            Err(_) => return Ok(None),
+        };
     if map.is_empty() {
         return Ok(Some(nodes + extents.iter().map(|(_, len, _)| len).sum::<u64>()));
     }

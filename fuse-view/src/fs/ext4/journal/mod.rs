@@ -32,7 +32,6 @@ pub(super) struct Recovered {
     /// What the fast commits behind the log say, to be applied over that.
     pub ops: Vec<Op>,
     /// Whether the journal carries an error: the kernel then leaves orphans alone.
-    #[allow(dead_code)]
     pub has_error: bool,
 }
 
