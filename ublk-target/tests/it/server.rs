@@ -51,8 +51,10 @@ pub fn serve(dir: &Path) -> ExitCode {
     let store = holder::from_environment().unwrap().expect("started by supervise");
     let hang = std::fs::remove_file(dir.join("hang")).is_ok();
     store.set_deadline(Some(Duration::from_millis(if hang { 200 } else { 60_000 }))).unwrap();
-    while hang {
-        std::thread::park();
+    if hang {
+        loop {
+            std::thread::park();
+        }
     }
     let deadline = Arc::clone(&store);
     let disk = Arc::new(FileDisk::open(&dir.join("disk.img"), Some(dir.join("events"))).unwrap());
