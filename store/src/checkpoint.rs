@@ -20,15 +20,18 @@ use crate::map::delete::{Deletion, walk};
 use crate::map::merge::{Merger, NodeWriter, Origin};
 use crate::memtable::Layer;
 use crate::mutation::Mutation;
-use crate::types::{BLOCK, Epoch, Lsn, Phys, VersionId, mem};
+use crate::types::{BLOCK, BLOCK_BYTES, Epoch, Lsn, Phys, SEGMENT_BLOCKS, VersionId, mem};
 use crate::{Error, Result};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 use zerocopy::{FromZeros, IntoBytes};
 
 /// Leaves that the deletions of one checkpoint visit, unless a test asks for less.
 pub const SLICE_LEAVES: u64 = 16_384;
+/// Between two times that space goes back to the host.
+const LET_GO_PAUSE: Duration = Duration::from_secs(1);
 /// Versions that one checkpoint removes.
 const SLICE_VERSIONS: usize = 256;
 
@@ -88,6 +91,12 @@ impl Core {
         if Mutation::EarlyReuse.on() {
             b.freed.iter().try_for_each(|(p, n)| self.alloc.free(*p, *n))?;
         }
+        if self.may_let_go(state) {
+            self.alloc.let_go(Mutation::EarlyPunch.on());
+        }
+        if Mutation::EarlyPunch.on() {
+            self.give_back();
+        }
         let (page, sum, bytes, pages) = b.write_pages(state, number)?;
         let sync = || self.dev.sync().map_err(|e| Error::io("sync checkpoint", e));
         // A cut before this sync, or before the superblock: the old checkpoint and the whole log hold.
@@ -115,10 +124,36 @@ impl Core {
             (0..*n).for_each(|i| self.cache.forget(p.plus(i)));
             self.alloc.free(*p, *n)?;
         }
+        self.give_back();
         if b.slice.is_some() || next_doomed(&self.catalog.lock()).is_some() {
             self.poke();
         }
         Ok(())
+    }
+
+    /// Whether this checkpoint may give space back to the host: one in a while, for it holds all I/O up (H31).
+    fn may_let_go(&self, state: &mut CheckpointState) -> bool {
+        let now = Instant::now();
+        let rested = state.let_go.is_none_or(|t| now - t >= LET_GO_PAUSE);
+        // Where no thread runs checkpoints by itself there is nobody to hold up.
+        let may = (rested || !self.background) && !self.keeps_space.load(Ordering::Relaxed);
+        if may && self.alloc.has_surplus() {
+            state.let_go = Some(now);
+        }
+        may
+    }
+
+    /// Gives the segments back that the durable checkpoint says the host does not hold. A cut before or in it leaves
+    /// them with the host's file, which costs space and nothing else.
+    fn give_back(&self) {
+        let bytes = SEGMENT_BLOCKS * BLOCK_BYTES;
+        for (first, n) in self.alloc.leaving() {
+            if let Err(e) = self.dev.punch(first * bytes, n * bytes) {
+                tracing::debug!(error = %e, "the host takes no space back");
+                self.keeps_space.store(true, Ordering::Relaxed);
+            }
+        }
+        self.alloc.gone();
     }
 
     /// Writes the next superblock and syncs.

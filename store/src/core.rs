@@ -25,6 +25,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::Poll;
+use std::time::Instant;
 
 /// Spans in memory at which a checkpoint begins: about 100 MiB of memtable, 48 MiB of log.
 const MEMTABLE_SPANS: u64 = 1_000_000;
@@ -92,6 +93,8 @@ pub struct CheckpointState {
     pub slots: Vec<u8>,
     /// Pages of the current checkpoint.
     pub pages: Vec<Phys>,
+    /// When space went back to the host.
+    pub let_go: Option<Instant>,
 }
 
 /// Requests for one thing, numbered.
@@ -162,6 +165,8 @@ pub struct Core {
     pub checksums: ChecksumTable,
     pub sealer: Sealer,
     pub damage: Damage,
+    /// The host takes no space back.
+    pub keeps_space: AtomicBool,
 }
 
 /// A change of a head's mappings.

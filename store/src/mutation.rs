@@ -77,6 +77,8 @@ mutations! {
         "Two changes of one block go on together.";
     BelievedBacking "believed-backing" "H30" "hazards" "h30_"
         "Segments count as held by the host although it refused them.";
+    EarlyPunch "early-punch" "H18, H31" "crash" "nothing_acknowledged_is_lost"
+        "Space goes back to the host before the checkpoint that gives it up is durable.";
     NoNodePromise "no-node-promise" "H32, H33" "hazards" "h32_"
         "A write is admitted without room for the map nodes of its merge.";
 }

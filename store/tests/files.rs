@@ -127,3 +127,30 @@ fn a_ring_needs_a_tmpfs() {
     let pool = Pool::open(&dir.path().join("p"), &open).expect("opens all the same");
     assert!(pool.info().ring.starts_with("write-through: "), "{}", pool.info().ring);
 }
+
+/// H31, on a real file: discarded space leaves the pool's file, and the volume goes on.
+#[test]
+fn h31_a_discard_makes_the_file_smaller() {
+    use std::os::unix::fs::MetadataExt;
+    let dir = tempfile::tempdir().expect("makes a directory");
+    Pool::init(dir.path(), &options(128 << 20)).expect("makes a pool");
+    let pool = Pool::open(dir.path(), &OpenOptions::default()).expect("opens");
+    pool.create_volume("v", 96 << 20, Labels::new()).expect("creates");
+    let v = pool.open_volume("v").expect("opens");
+    let held = || fs::metadata(dir.path().join("pool.cowslip")).expect("is there").blocks() * 512;
+    let chunk = vec![7; 1 << 20];
+    (0..80u64).for_each(|i| v.write_at(i << 20, &chunk, false).expect("writes"));
+    let full = held();
+    v.discard(1 << 20, 79 << 20).expect("discards");
+    pool.checkpoint().expect("checkpoints");
+    pool.checkpoint().expect("the first freed blocks, this one lets them go");
+    assert!(held() + (20 << 20) < full, "{full} bytes before, {} after", held());
+    (0..80u64).for_each(|i| v.write_at(i << 20, &chunk, false).expect("writes again"));
+    let mut got = vec![0; 1 << 20];
+    v.read_at(40 << 20, &mut got).expect("reads");
+    assert!(got == chunk);
+    drop(v);
+    pool.close().expect("closes");
+    drop(pool);
+    assert!(Pool::check(dir.path(), &mut |_, _| {}).expect("checks").findings.is_empty());
+}

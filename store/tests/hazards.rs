@@ -7,6 +7,7 @@ use harness::{End, Op, Rng, World, random_op};
 use proptest::prelude::*;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use store::io::BlockDev;
 use store::io::sim::{Fault, Survival};
 use store::log::ring::SharedBytes;
 use store::pool::ring_bytes;
@@ -40,7 +41,7 @@ fn read(v: &store::Volume, l: u64) -> Vec<u8> {
 }
 
 fn check_is_clean(w: &World) {
-    let dev: Arc<dyn store::io::BlockDev> = Arc::new(w.dev.clone());
+    let dev: Arc<dyn BlockDev> = Arc::new(w.dev.clone());
     let report = store::check_device(&dev, &mut |_, _| {}).expect("check runs");
     assert_eq!(report.findings, vec![]);
 }
@@ -550,6 +551,35 @@ fn h30_a_full_host() {
     }
     v.flush().expect("flushes");
     assert_eq!((read(&v, 0), read(&v, 150), read(&v, written - 1)), (block(3), block(0), block(2)));
+    check_is_clean(&w);
+}
+
+/// H31: what a discard frees goes back to the host, and only that; it can be had again as long as the host has it.
+#[test]
+fn h31_freed_space_goes_back_to_the_host() {
+    let mut w = World::of(64 << 20);
+    w.dev.set_room(Some(62 << 20));
+    w.open();
+    w.run(&Op::Create { name: "v".into(), blocks: 12_000 }).expect("creates");
+    let v = w.pool().open_volume("v").expect("opens");
+    let room = || w.dev.host_free().expect("limited");
+    let write = |n: u64, byte| (0..n).try_for_each(|l| v.write_at(l * 4096, &block(byte), false));
+    write(10_000, 1).expect("writes");
+    let full = room();
+    v.discard(100 * 4096, 9_900 * 4096).expect("discards");
+    for _ in 0..3 {
+        w.pool().checkpoint().expect("checkpoints");
+    }
+    assert!(room() > full + (15 << 20), "{full} bytes were left to the host, now {}", room());
+    assert_eq!((read(&v, 99), read(&v, 100)), (block(1), block(0)));
+    // Somebody else takes what the host got: what the volume holds is not touched by that.
+    w.dev.set_room(Some(0));
+    write(100, 2).expect("overwrites in place");
+    assert_eq!(write(10_000, 3).map_err(|e| e.kind()), Err(ErrorKind::NoSpace));
+    w.dev.set_room(Some(40 << 20));
+    write(10_000, 4).expect("the host has room again");
+    v.flush().expect("flushes");
+    drop(v);
     check_is_clean(&w);
 }
 

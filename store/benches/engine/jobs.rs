@@ -1,9 +1,9 @@
 //! The jobs that have a peer, on a real disk.
 
 use crate::Options;
-use crate::peer;
+use crate::peer::{self, Measured};
 use crate::report::{Report, Row, median};
-use crate::rig::{BLOCK, Load, Order, Rig, VOLUME, Work, drive};
+use crate::rig::{BLOCK, Load, Order, Outcome, Rig, VOLUME, Work, drive};
 use std::time::Duration;
 
 /// Writes after a snapshot in one round: no block twice, so every one of them is redirected.
@@ -66,35 +66,47 @@ pub fn run(options: &Options, report: &mut Report) -> Result<(), String> {
 fn run_job(options: &Options, report: &mut Report, rig: &mut Rig, job: &Job) -> Result<(), String> {
     let file = rig.dir.path().join("pool.cowslip");
     report.command(&peer::command(&file, job.load));
-    let (mut ours, mut theirs, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+    let mut rounds = Rounds::default();
     for round in 0..options.rounds {
         if job.snapshot {
             rig.delete_snapshots()?;
             rig.snapshot()?;
         }
-        let mine = || {
-            let done = drive(&rig.volume, job.load, round as u64 + 1)?;
-            Ok::<_, String>(if job.latency { done.percentile(0.5) } else { done.rate() })
-        };
-        let peer = || {
-            let done = peer::run(&file, job.load)?;
-            Ok::<_, String>(if job.latency { done.p50 } else { done.rate })
-        };
         // By turns, and not always the same one first.
-        let (a, b) = if round % 2 == 0 {
-            let a = mine()?;
-            (a, peer()?)
-        } else {
-            let b = peer()?;
-            (mine()?, b)
-        };
-        ours.push(a);
-        theirs.push(b);
-        ratios.push(if job.latency { a - b } else { a / b });
+        let first = if round % 2 == 0 { None } else { Some(peer::run(&file, job.load)?) };
+        let mine = drive(&rig.volume, job.load, round as u64 + 1)?;
+        let peer = first.map_or_else(|| peer::run(&file, job.load), Ok)?;
+        rounds.add(&mine, &peer, job.latency);
     }
-    let unit = if job.latency { "µs" } else { "/s" };
-    report.row(&Row::compared(job.name, median(&ours), median(&theirs), unit, &ratios, job.goal));
+    rounds.tell(report, job.name, job.goal, job.latency);
     Ok(())
+}
+
+/// What the rounds of one job gave.
+#[derive(Default)]
+struct Rounds {
+    ours: Vec<f64>,
+    theirs: Vec<f64>,
+    ratios: Vec<f64>,
+    cpu: [Vec<f64>; 2],
+}
+
+impl Rounds {
+    fn add(&mut self, mine: &Outcome, peer: &Measured, latency: bool) {
+        let (a, b) = if latency { (mine.percentile(0.5), peer.p50) } else { (mine.rate(), peer.rate) };
+        self.ours.push(a);
+        self.theirs.push(b);
+        self.ratios.push(if latency { a - b } else { a / b });
+        self.cpu[0].push(mine.cpu());
+        self.cpu[1].push(peer.cpu);
+    }
+
+    fn tell(&self, report: &mut Report, name: &str, goal: &str, latency: bool) {
+        let unit = if latency { "µs" } else { "/s" };
+        let cpu = [median(&self.cpu[0]), median(&self.cpu[1])];
+        let sides = [median(&self.ours), median(&self.theirs)];
+        report.row(&Row::compared(name, sides, unit, &self.ratios, cpu, goal));
+    }
 }
 
 /// Random reads over a fragmented map that the cache cannot hold.
@@ -123,15 +135,11 @@ fn cold_map(options: &Options, report: &mut Report, mut rig: Rig) -> Result<(), 
     ] {
         rig = rig.reopen(leaves.checked_div(factor).unwrap_or(64 << 20))?;
         drive(&rig.volume, reads, 9)?;
-        let (mut ours, mut theirs, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+        let mut rounds = Rounds::default();
         for round in 0..options.rounds {
-            let a = drive(&rig.volume, reads, round as u64 + 20)?.rate();
-            let b = peer::run(&file, reads)?.rate;
-            ours.push(a);
-            theirs.push(b);
-            ratios.push(a / b);
+            rounds.add(&drive(&rig.volume, reads, round as u64 + 20)?, &peer::run(&file, reads)?, false);
         }
-        report.row(&Row::compared(name, median(&ours), median(&theirs), "/s", &ratios, goal));
+        rounds.tell(report, name, goal, false);
     }
     Ok(())
 }

@@ -2,13 +2,12 @@
 
 use crate::Options;
 use crate::report::{Report, Row, median};
-use crate::rig::{BLOCK, GIB, Rng, rate, to_f64};
+use crate::rig::{BLOCK, GIB, Rng, rate, thread_seconds, to_f64};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
 use store::io::port::block_on;
 use store::io::{BlockDev, Io, Sink, Source};
 use store::log::Ring;
@@ -107,7 +106,7 @@ pub fn run(options: &Options, report: &mut Report) {
     }
 }
 
-/// Look up and submit, one thread, nothing below.
+/// Look up and submit, one thread, nothing below. By the thread's processor time: a core's worth of requests.
 fn lookups(options: &Options, report: &mut Report) {
     let (_dev, pool, volume) = pool(16 * GIB, 8 * GIB);
     let blocks = volume.size_bytes() / BLOCK;
@@ -124,32 +123,33 @@ fn lookups(options: &Options, report: &mut Report) {
     let mut reads = Vec::new();
     let mut writes = Vec::new();
     for _ in 0..options.rounds {
-        let start = Instant::now();
+        let start = thread_seconds();
         for _ in 0..count {
             block_on(io.read(rng.below(blocks) * BLOCK, Sink::Memory(&mut buf))).expect("reads");
         }
-        reads.push(rate(count, start.elapsed().as_secs_f64()));
+        reads.push(rate(count, thread_seconds() - start));
         // In place: blocks that the head owns.
         let own = 1000;
         (0..own).for_each(|l| volume.write_at(l * BLOCK, &zeros, false).expect("writes"));
-        let start = Instant::now();
+        let start = thread_seconds();
         for _ in 0..count {
             block_on(io.write(rng.below(own) * BLOCK, Source::Memory(&zeros), false)).expect("writes");
         }
-        writes.push(rate(count, start.elapsed().as_secs_f64()));
+        writes.push(rate(count, thread_seconds() - start));
     }
     report.row(&Row::alone("null device: read, look up + submit", median(&reads) / 1e6, "M/s", "1 M/s"));
     report.row(&Row::alone("null device: overwrite in place", median(&writes) / 1e6, "M/s", "1 M/s"));
 }
 
-/// Bytes written to the pool for each byte of 4 KiB random writes, before and after a snapshot; over at least one
-/// checkpoint that the store begins by itself.
+/// Bytes written to the pool for each byte of 4 KiB random writes, before and after a snapshot, up to and with the
+/// checkpoint that ends them; one more begins by itself on the way.
 fn amplification(report: &mut Report, name: &str, size: u64) {
     let (dev, pool, volume) = pool(64 * GIB, size);
     let blocks = size / BLOCK;
     let zeros = vec![0; 4096];
     let mut rng = Rng(5);
-    let n = 2_100_000;
+    // More than begins a checkpoint by itself.
+    let n = 1_200_000;
     let mut write = |count: u64, span: u64| {
         let before = dev.written.load(Ordering::Relaxed);
         for _ in 0..count {
@@ -162,7 +162,10 @@ fn amplification(report: &mut Report, name: &str, size: u64) {
     pool.checkpoint().expect("checkpoints");
     let spec = SnapshotSpec { volume: "v".into(), name: "s".into(), consistency: Consistency::Crash };
     pool.create_snapshots(&[spec], Labels::new()).expect("cuts");
-    let after = write(n, blocks);
+    let counted = dev.written.load(Ordering::Relaxed);
+    write(n, blocks);
+    pool.checkpoint().expect("checkpoints");
+    let after = to_f64(dev.written.load(Ordering::Relaxed) - counted) / to_f64(n * BLOCK);
     report.row(&Row::alone(
         &format!("write amplification after a snapshot, {name} sparse"),
         after,

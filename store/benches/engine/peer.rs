@@ -24,6 +24,8 @@ pub fn command(file: &Path, load: Load) -> Vec<String> {
         format!("--bs={}", load.bytes),
         format!("--iodepth={}", load.depth),
         "--randrepeat=0".into(),
+        "--clat_percentiles=0".into(),
+        "--lat_percentiles=1".into(),
         "--output-format=json".into(),
     ];
     if load.order == Order::Random {
@@ -40,8 +42,10 @@ pub fn command(file: &Path, load: Load) -> Vec<String> {
 /// What fio did.
 pub struct Measured {
     pub rate: f64,
-    /// Median of the completion latency in microseconds.
+    /// Median of the latency, submission included, in microseconds.
     pub p50: f64,
+    /// Processor time of a request in microseconds.
+    pub cpu: f64,
 }
 
 /// Runs fio.
@@ -61,8 +65,11 @@ pub fn run(file: &Path, load: Load) -> Result<Measured, String> {
     let side = if load.work == Work::Read { "read" } else { "write" };
     let job = &json["jobs"][0][side];
     let number = |v: &serde_json::Value| v.as_f64().ok_or("fio's output lacks a figure".to_owned());
-    let latency = &job["clat_ns"]["percentile"];
-    Ok(Measured { rate: number(&job["iops"])?, p50: number(&latency["50.000000"])? / 1000.0 })
+    let latency = &job["lat_ns"]["percentile"];
+    let all = &json["jobs"][0];
+    let busy = (number(&all["usr_cpu"])? + number(&all["sys_cpu"])?) / 100.0;
+    let cpu = busy * number(&job["runtime"])? * 1000.0 / number(&job["total_ios"])?;
+    Ok(Measured { rate: number(&job["iops"])?, p50: number(&latency["50.000000"])? / 1000.0, cpu })
 }
 
 /// Writes the peer's part once, so that both sides overwrite what the disk already holds.

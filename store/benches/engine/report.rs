@@ -16,6 +16,7 @@ pub struct Row {
     ours: String,
     theirs: String,
     ratio: String,
+    cpu: String,
     goal: String,
 }
 
@@ -26,12 +27,20 @@ fn figure(n: f64, unit: &str) -> String {
 
 impl Row {
     /// With a peer; the ratios are those of the rounds, each of two neighbours in time.
-    pub fn compared(name: &str, ours: f64, theirs: f64, unit: &str, ratios: &[f64], goal: &str) -> Self {
+    pub fn compared(
+        name: &str,
+        [ours, theirs]: [f64; 2],
+        unit: &str,
+        ratios: &[f64],
+        cpu: [f64; 2],
+        goal: &str,
+    ) -> Self {
         let (low, high) = ratios.iter().fold((f64::MAX, f64::MIN), |(a, b), r| (a.min(*r), b.max(*r)));
         Self {
             name: name.to_owned(),
             ours: figure(ours, unit),
             theirs: figure(theirs, unit),
+            cpu: format!("{:.1}; {:.1}", cpu[0], cpu[1]),
             ratio: format!("**{:.2}** ({low:.2} – {high:.2})", median(ratios)),
             goal: goal.to_owned(),
         }
@@ -44,6 +53,7 @@ impl Row {
             ours: figure(ours, unit),
             theirs: String::new(),
             ratio: String::new(),
+            cpu: String::new(),
             goal: goal.to_owned(),
         }
     }
@@ -81,8 +91,8 @@ impl Report {
     }
 
     pub fn row(&mut self, row: &Row) {
-        let Row { name, ours, theirs, ratio, goal } = row;
-        let line = format!("| {name} | {ours} | {theirs} | {ratio} | {goal} |");
+        let Row { name, ours, theirs, ratio, cpu, goal } = row;
+        let line = format!("| {name} | {ours} | {theirs} | {ratio} | {cpu} | {goal} |");
         println!("{line}");
         writeln!(self.rows, "{line}").expect("writes to memory");
     }
@@ -104,7 +114,7 @@ impl Report {
              | date | {date} |\n| cowslip | {commit} |\n| machine | {cpus} ×{model}, {memory} |\n\
              | kernel | {kernel} |\n| file system, disk | {disk} |\n| fio | {fio} |\n| rustc | {rustc} |\n\
              | load average, before and after | {before}; {after} |\n\n\
-             | what | store | fio | store ÷ fio | at least |\n|---|---|---|---|---|\n{rows}\n\
+             | what | store | fio | store ÷ fio | µs of a CPU a request: store; fio | at least |\n|---|---|---|---|---|---|\n{rows}\n\
              The peer's commands, on its own part of the pool's file (which it has written once):\n\n\
              ```\n{commands}\n```\n",
             rounds = options.rounds,

@@ -179,19 +179,14 @@ impl BlockDev for FileDev {
         if self.is_device {
             return Ok(());
         }
-        let (offset, len) = (libc::off_t::try_from(offset), libc::off_t::try_from(len));
-        let (Ok(offset), Ok(len)) = (offset, len) else { return Err(ended_early("allocation")) };
-        loop {
-            // SAFETY: the descriptor is open; fallocate touches no memory of ours.
-            if unsafe { libc::fallocate(self.file.as_raw_fd(), libc::FALLOC_FL_KEEP_SIZE, offset, len) } == 0
-            {
-                return Ok(());
-            }
-            let e = io::Error::last_os_error();
-            if e.raw_os_error() != Some(libc::EINTR) {
-                return Err(e);
-            }
+        self.allocate(libc::FALLOC_FL_KEEP_SIZE, offset, len)
+    }
+
+    fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
+        if self.is_device {
+            return Err(io::ErrorKind::Unsupported.into());
         }
+        self.allocate(libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE, offset, len)
     }
 
     fn len(&self) -> u64 {
@@ -208,6 +203,24 @@ impl BlockDev for FileDev {
         }
         let s = statfs(&self.file).ok()?;
         Some(s.f_bavail * u64::try_from(s.f_bsize).unwrap_or(0))
+    }
+}
+
+impl FileDev {
+    /// fallocate(2).
+    fn allocate(&self, mode: libc::c_int, offset: u64, len: u64) -> io::Result<()> {
+        let (offset, len) = (libc::off_t::try_from(offset), libc::off_t::try_from(len));
+        let (Ok(offset), Ok(len)) = (offset, len) else { return Err(ended_early("allocation")) };
+        loop {
+            // SAFETY: the descriptor is open; fallocate touches no memory of ours.
+            if unsafe { libc::fallocate(self.file.as_raw_fd(), mode, offset, len) } == 0 {
+                return Ok(());
+            }
+            let e = io::Error::last_os_error();
+            if e.raw_os_error() != Some(libc::EINTR) {
+                return Err(e);
+            }
+        }
     }
 }
 

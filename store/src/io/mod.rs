@@ -27,6 +27,15 @@ pub trait BlockDev: Send + Sync {
     fn sync(&self) -> io::Result<()>;
     /// Makes the host hold the space of this range, so that writes into it cannot meet ENOSPC.
     fn back(&self, offset: u64, len: u64) -> io::Result<()>;
+    /// Gives the space of this range back to the host; it reads as zeros then, or as before after a power cut. Only
+    /// ranges that nobody reads or writes.
+    ///
+    /// # Errors
+    /// `Unsupported` where there is nobody to give it to.
+    fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
+        let _ = (offset, len);
+        Err(io::ErrorKind::Unsupported.into())
+    }
     /// Length in bytes.
     fn len(&self) -> u64;
     /// Whether it has no bytes.

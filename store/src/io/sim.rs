@@ -111,6 +111,8 @@ struct State {
     /// Bytes that `back` may still hand out; None: no limit.
     room: Option<u64>,
     backed: std::collections::HashSet<u64>,
+    /// Blocks given back and not backed again: a write to one could meet a full host (H30).
+    given_back: std::collections::HashSet<u64>,
     /// How long a slow read, and a slow write, takes before it does anything; one request in so many is slow.
     delays: (Duration, Duration),
     slow_every: u64,
@@ -345,6 +347,10 @@ impl BlockDev for SimDev {
         let mut s = self.state.lock();
         for block in offset / BLOCK as u64..(offset + buf.len() as u64).div_ceil(BLOCK as u64) {
             assert!(!s.forbidden.contains(&block), "block {block} is in use and must not be written");
+            assert!(
+                !s.given_back.contains(&block),
+                "block {block} was given back to the host and is written"
+            );
         }
         let result = Self::step(&mut s);
         // The write at which the process dies may still land: it is pending like any other.
@@ -375,7 +381,25 @@ impl BlockDev for SimDev {
             }
             s.room = Some(room - need);
         }
+        new.iter().for_each(|b| {
+            s.given_back.remove(b);
+        });
         s.backed.extend(new);
+        Ok(())
+    }
+
+    fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
+        let mut s = self.state.lock();
+        for block in offset / BLOCK as u64..(offset + len) / BLOCK as u64 {
+            assert!(!s.forbidden.contains(&block), "block {block} is in use and must not be punched");
+            s.given_back.insert(block);
+            if s.backed.remove(&block) && s.room.is_some() {
+                s.room = s.room.map(|room| room + BLOCK as u64);
+            }
+        }
+        Self::step(&mut s)?;
+        // May be lost like a write; what is read after it is not to be believed.
+        s.pending.push((offset, vec![0x5a; mem(len)]));
         Ok(())
     }
 

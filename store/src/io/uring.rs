@@ -169,9 +169,7 @@ impl Uring {
         self.shared.sleeping.store(true, Ordering::SeqCst);
         // A task that was woken before this look is seen here; one woken after it wakes the ring.
         let idle = self.shared.ready.lock().is_empty();
-        let entered = self.enter(usize::from(idle));
-        self.shared.sleeping.store(false, Ordering::SeqCst);
-        entered
+        self.enter(usize::from(idle))
     }
 
     /// Lets a waker of another thread end the wait.
@@ -189,7 +187,10 @@ impl Uring {
     fn enter(&self, want: usize) -> io::Result<()> {
         let mut state = self.state.borrow_mut();
         let state = &mut *state;
-        match state.ring.submit_and_wait(want) {
+        let entered = state.ring.submit_and_wait(want);
+        // Awake: what completions wake below needs no wake-up of the ring.
+        self.shared.sleeping.store(false, Ordering::SeqCst);
+        match entered {
             Ok(_) => {}
             Err(e) if matches!(e.raw_os_error(), Some(libc::EINTR | libc::EAGAIN | libc::EBUSY)) => {}
             Err(e) => return Err(e),

@@ -387,12 +387,18 @@ fn open_core(dev: Arc<dyn BlockDev>, environment: Environment<'_>) -> Result<Cor
         cells: RwLock::new(state.cells),
         volumes: Mutex::new(HashMap::new()),
         ops: Mutex::new(()),
-        checkpoint: Mutex::new(CheckpointState { superblock: sb, slots: checkpoint.slots, pages }),
+        checkpoint: Mutex::new(CheckpointState {
+            superblock: sb,
+            slots: checkpoint.slots,
+            pages,
+            let_go: None,
+        }),
         orders: Mutex::new(Orders { poke: true, ..Orders::default() }),
         ordered: Condvar::new(),
         background,
         slice_leaves,
         host_full: AtomicBool::new(false),
+        keeps_space: AtomicBool::new(false),
     };
     if !read_only {
         let mut state = core.checkpoint.lock();
@@ -457,6 +463,7 @@ fn checkpointer(core: &Core) {
 
 fn has_work(core: &Core) -> bool {
     core.has_much_to_merge()
+        || (core.alloc.has_surplus() && !core.keeps_space.load(Ordering::Relaxed))
         || core.has_many_layers()
         || crate::checkpoint::next_doomed(&core.catalog.lock()).is_some()
 }

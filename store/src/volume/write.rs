@@ -4,6 +4,7 @@
 use super::{VolumeIo, blocks_of, is_whole, partly_registered};
 use crate::alloc::Stream;
 use crate::core::{Cell, Change, Need, Place, Reservation, byte_index};
+use crate::format::node::LEAF_ENTRIES;
 use crate::io::{AlignedBuf, DurableError, Io, Sink, Source};
 use crate::log::writer::MAP_FRAME;
 use crate::memtable::{Target, touched};
@@ -212,7 +213,8 @@ impl<I: Io> VolumeIo<'_, I> {
         let n = from.len() / BLOCK_BYTES;
         let mut done = 0;
         while done < n {
-            let (p, len) = reservation.take(Stream::Data(self.volume.id), n - done)?;
+            let stream = Stream::Data { volume: self.volume.id, leaf: (first + done) / LEAF_ENTRIES };
+            let (p, len) = reservation.take(stream, n - done)?;
             let part = from.part(&bytes_of(done..done + len));
             let written = self.io.write(p.offset(), part).await;
             written.map_err(|e| Error::io(format!("write block {}", p.0), e))?;

@@ -6,122 +6,32 @@
 //! - A write is admitted only when its blocks and every node that its merge may need are free (H32), in
 //!   segments that the host really holds (H30). So neither a checkpoint nor an overwrite meets ENOSPC.
 //! - Setting a set bit or clearing a clear bit is a fault: the caller poisons the pool (H6).
+//! - A segment goes back to the host only when nothing in it is used, and after a durable checkpoint says that the
+//!   host does not hold it (H30, H31).
+
+mod chunks;
+mod segments;
 
 use crate::integrity::Sealed;
 use crate::mutation::Mutation;
 use crate::types::{Phys, SEGMENT_BLOCKS, VolumeId, mem};
 use crate::{Error, Result};
+use chunks::Chunks;
 use parking_lot::Mutex;
+pub use segments::SegmentMap;
+use segments::SegmentSet;
 use std::collections::{BTreeSet, HashMap};
 
-const FULL: u16 = 256;
-
-/// A bitmap of blocks in segments; only partly used segments take memory beyond two bytes.
-#[derive(Clone)]
-pub struct SegmentMap {
-    free: Vec<u16>,
-    partial: HashMap<u64, [u64; 4]>,
-}
-
-fn mask(from: u64, n: u64) -> [u64; 4] {
-    let mut out = [0; 4];
-    for (w, word) in out.iter_mut().enumerate() {
-        let base = w as u64 * 64;
-        let (a, b) = (from.max(base), (from + n).min(base + 64));
-        if a < b {
-            let bits = if b - a == 64 { u64::MAX } else { (1 << (b - a)) - 1 };
-            *word = bits << (a - base);
-        }
-    }
-    out
-}
-
-impl SegmentMap {
-    /// All free.
-    pub fn new(segments: u64) -> Self {
-        Self { free: vec![FULL; mem(segments)], partial: HashMap::new() }
-    }
-
-    /// Bits of a segment: set is used.
-    pub fn words(&self, segment: u64) -> [u64; 4] {
-        match self.free[mem(segment)] {
-            FULL => [0; 4],
-            0 => [u64::MAX; 4],
-            _ => self.partial[&segment],
-        }
-    }
-
-    /// Free blocks of a segment.
-    pub fn free_in(&self, segment: u64) -> u64 {
-        u64::from(self.free[mem(segment)])
-    }
-
-    /// Number of segments.
-    pub fn segments(&self) -> u64 {
-        self.free.len() as u64
-    }
-
-    /// Replaces the bits of a segment.
-    pub fn put(&mut self, segment: u64, words: [u64; 4]) {
-        let used: u32 = words.iter().map(|w| w.count_ones()).sum();
-        let free = FULL - u16::try_from(used).expect("at most 256");
-        self.free[mem(segment)] = free;
-        if free == 0 || free == FULL {
-            self.partial.remove(&segment);
-        } else {
-            self.partial.insert(segment, words);
-        }
-    }
-
-    /// Sets (or clears) `n` bits from `p`.
-    ///
-    /// # Errors
-    /// `Damaged` when one of them already was; nothing is changed in that segment then.
-    pub fn change(&mut self, p: Phys, n: u64, set: bool) -> Result<()> {
-        let mut at = p.0;
-        let end = p.0 + n;
-        if end > self.segments() * SEGMENT_BLOCKS {
-            return Err(Error::damaged(format!("blocks {}+{n} lie beyond the pool", p.0)));
-        }
-        while at < end {
-            let segment = at / SEGMENT_BLOCKS;
-            let from = at % SEGMENT_BLOCKS;
-            let count = (end - at).min(SEGMENT_BLOCKS - from);
-            let mut words = self.words(segment);
-            for (word, m) in words.iter_mut().zip(mask(from, count)) {
-                if (if set { *word & m } else { !*word & m }) != 0 {
-                    let state = if set { "used" } else { "free" };
-                    return Err(Error::damaged(format!("a block in {at}+{count} is already {state}")));
-                }
-                *word ^= m;
-            }
-            self.put(segment, words);
-            at += count;
-        }
-        Ok(())
-    }
-
-    /// The first run of free blocks at or after `from` in a segment, at most `max` long.
-    fn run(&self, segment: u64, from: u64, max: u64) -> Option<(u64, u64)> {
-        let words = self.words(segment);
-        let used = |b: u64| words[mem(b / 64)] >> (b % 64) & 1 == 1;
-        let start = (from..SEGMENT_BLOCKS).find(|b| !used(*b))?;
-        let len = (start..SEGMENT_BLOCKS).take(mem(max)).take_while(|b| !used(*b)).count() as u64;
-        Some((start, len))
-    }
-
-    /// Whether block `p` is set.
-    pub fn is_set(&self, p: Phys) -> bool {
-        let b = p.0 % SEGMENT_BLOCKS;
-        self.words(p.segment())[mem(b / 64)] >> (b % 64) & 1 == 1
-    }
-}
-
-/// Who allocates; each has a segment of its own as long as whole ones are free.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// Who allocates; each goes on where it was, in segments of its own as long as whole ones are free.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stream {
     /// Data of a volume.
-    Data(VolumeId),
+    Data {
+        /// The volume.
+        volume: VolumeId,
+        /// Number of the leaf that will map the blocks.
+        leaf: u64,
+    },
     /// Nodes and checkpoint pages.
     Meta,
 }
@@ -130,28 +40,43 @@ struct Inner {
     used: SegmentMap,
     merged: SegmentMap,
     backed: Vec<bool>,
-    /// Free blocks in backed segments.
+    /// Backed and all free; backed and partly free; not backed. Segments that are leaving are in none of them.
+    whole: SegmentSet,
+    partial: SegmentSet,
+    unbacked: SegmentSet,
+    /// Free blocks in backed segments, those kept for chunks among them.
     free: u64,
     unbacked_segments: u64,
     reserved: u64,
     promised: u64,
-    cursors: HashMap<Stream, Phys>,
+    /// Where each volume, and the metadata, goes on.
+    cursors: HashMap<Option<VolumeId>, Phys>,
+    /// Free blocks kept for leaves: set in `used`, and free in every other respect.
+    chunks: Chunks,
     rover: u64,
     dirty: BTreeSet<u64>,
+    /// Runs of segments that the host gets back, first and number.
+    leaving: Vec<(u64, u64)>,
 }
 
 /// The allocator of an open pool.
 pub struct Allocator {
     first_segment: u64,
     fixed: u64,
+    /// What is kept backed ahead of need.
+    ahead: u64,
     inner: Mutex<Inner>,
     sealed: Sealed,
 }
 
 /// Segments backed by one request when the host has the room: 64 MiB.
 pub const BACK_SEGMENTS: u64 = 64;
-/// Free backed blocks below which more are backed ahead of need: 64 MiB.
+/// Free backed blocks below which more are backed ahead of need: 64 MiB, less in small pools.
 const BACK_AHEAD: u64 = 64 * SEGMENT_BLOCKS;
+/// Segments given back to the host by one checkpoint: 256 MiB, in at most [`LEAVING_RUNS`] requests (H31).
+const LEAVING_SEGMENTS: u64 = 256;
+/// See [`LEAVING_SEGMENTS`].
+const LEAVING_RUNS: usize = 8;
 
 /// A segment as the table has it.
 #[derive(Debug, Clone, Copy, Default)]
@@ -185,21 +110,32 @@ impl Allocator {
         let total = (merged.segments() - first_segment) * SEGMENT_BLOCKS;
         let free = segments.clone().filter(|s| backed[mem(*s)]).map(|s| merged.free_in(s)).sum();
         let unbacked_segments = segments.filter(|s| !backed[mem(*s)]).count() as u64;
-        let inner = Inner {
+        let count = merged.segments();
+        let mut inner = Inner {
             used: merged.clone(),
             merged,
             backed,
+            whole: SegmentSet::new(count),
+            partial: SegmentSet::new(count),
+            unbacked: SegmentSet::new(count),
             free,
             unbacked_segments,
             reserved: 0,
             promised: 0,
             cursors: HashMap::new(),
+            chunks: Chunks::default(),
             rover: first_segment,
             dirty: BTreeSet::new(),
+            leaving: Vec::new(),
         };
+        for s in first_segment..count {
+            inner.unbacked.set(s, !inner.backed[mem(s)]);
+            inner.sort_in(s);
+        }
         // What only checkpoints and deletions may use: 2 %, at most 64 MiB.
         let fixed = (total / 50).clamp(64, 16_384);
-        Self { first_segment, fixed, inner: Mutex::new(inner), sealed: Sealed::new(sealed) }
+        let ahead = BACK_AHEAD.min(total / 8);
+        Self { first_segment, fixed, ahead, inner: Mutex::new(inner), sealed: Sealed::new(sealed) }
     }
 
     /// Sets `n` blocks aside, beyond what is promised to the next checkpoint. `freeing`: for a change that
@@ -232,14 +168,18 @@ impl Allocator {
     /// `NoSpace` only if the caller had reserved nothing.
     pub fn take(&self, stream: Stream, n: u64) -> Result<(Phys, u64)> {
         let mut i = self.inner.lock();
-        let (p, len) =
-            i.find(stream, n, self.first_segment).ok_or_else(|| Error::no_space("the pool is full"))?;
-        i.used.change(p, len, true)?;
+        let full = || Error::no_space("the pool is full");
+        let (p, len) = match stream {
+            Stream::Data { volume, leaf } if n < chunks::LARGEST => {
+                i.take_small(volume, leaf, n, self.first_segment)?.ok_or_else(full)?
+            }
+            Stream::Data { volume, .. } => i.carve(Some(volume), n, self.first_segment)?.ok_or_else(full)?,
+            Stream::Meta => i.carve(None, n, self.first_segment)?.ok_or_else(full)?,
+        };
         i.free -= len;
-        if let Stream::Data(_) = stream {
+        if let Stream::Data { .. } = stream {
             i.reserved -= len;
         }
-        i.cursors.insert(stream, p.plus(len));
         Ok((p, len))
     }
 
@@ -254,7 +194,7 @@ impl Allocator {
             // Backed by the dead owner, after the checkpoint.
             i.set_backed(s, 1);
         }
-        i.used.change(p, n, true)?;
+        i.mark(p, n, true)?;
         i.free -= n;
         Ok(())
     }
@@ -296,7 +236,7 @@ impl Allocator {
     /// These blocks may be used again.
     pub fn free(&self, p: Phys, n: u64) -> Result<()> {
         let mut i = self.inner.lock();
-        i.used.change(p, n, false)?;
+        i.mark(p, n, false)?;
         i.free += n;
         Ok(())
     }
@@ -304,14 +244,71 @@ impl Allocator {
     /// A segment range to back next, when little backed space is left; `urgent`: whatever is left.
     pub fn to_back(&self, urgent: bool) -> Option<(u64, u64)> {
         let i = self.inner.lock();
-        let ahead = i.reserved + i.promised + self.fixed + BACK_AHEAD;
-        if i.unbacked_segments == 0 || (!urgent && i.free >= ahead) {
+        let need = i.reserved + i.promised + self.fixed + self.ahead;
+        if i.unbacked_segments == 0 || (!urgent && i.free >= need) {
             return None;
         }
-        let first = (self.first_segment..i.used.segments()).find(|s| !i.backed[mem(*s)])?;
-        let n =
-            (first..i.used.segments()).take(mem(BACK_SEGMENTS)).take_while(|s| !i.backed[mem(*s)]).count();
+        let first = i.unbacked.next(self.first_segment)?;
+        let most = (self.ahead / SEGMENT_BLOCKS).clamp(1, BACK_SEGMENTS);
+        let end = (first + most).min(i.used.segments());
+        let n = (first..end).take_while(|s| i.unbacked.has(*s)).count();
         Some((first, n as u64))
+    }
+
+    /// Whether much more is backed than is needed soon, in segments that are free as a whole.
+    pub fn has_surplus(&self) -> bool {
+        let i = self.inner.lock();
+        self.surplus(&i) > 0 && i.whole.next(self.first_segment).is_some()
+    }
+
+    /// Whole segments that the host can have back.
+    fn surplus(&self, i: &Inner) -> u64 {
+        // Twice what backing ahead strives for: space does not go to and fro.
+        let keep = i.reserved + i.promised + self.fixed + 2 * self.ahead + SEGMENT_BLOCKS;
+        i.free.saturating_sub(keep) / SEGMENT_BLOCKS
+    }
+
+    /// Takes free segments out of use, so that the checkpoint about to be written says that the host does not
+    /// hold them. `early` is a deliberate bug: segments whose blocks this checkpoint is the first not to need.
+    pub fn let_go(&self, early: bool) {
+        let mut i = self.inner.lock();
+        let mut left = self.surplus(&i).min(LEAVING_SEGMENTS);
+        let mut from = self.first_segment;
+        while left > 0
+            && i.leaving.len() < LEAVING_RUNS
+            && let Some(first) = i.whole.next(from)
+        {
+            let n = (first..first + left).take_while(|s| *s < i.used.segments() && i.whole.has(*s)).count()
+                as u64;
+            for s in first..first + n {
+                i.backed[mem(s)] = false;
+                i.whole.set(s, false);
+                i.dirty.insert(s);
+            }
+            i.free -= n * SEGMENT_BLOCKS;
+            i.unbacked_segments += n;
+            i.leaving.push((first, n));
+            (from, left) = (first + n, left - n);
+        }
+        if early {
+            let unmerged =
+                |s: &u64| i.merged.free_in(*s) == SEGMENT_BLOCKS && i.used.free_in(*s) < SEGMENT_BLOCKS;
+            let found: Vec<_> = (self.first_segment..i.used.segments()).filter(unmerged).collect();
+            i.leaving.extend(found.into_iter().map(|s| (s, 1)));
+        }
+    }
+
+    /// What [`Allocator::let_go`] took.
+    pub fn leaving(&self) -> Vec<(u64, u64)> {
+        self.inner.lock().leaving.clone()
+    }
+
+    /// The host has them back; they may be backed again.
+    pub fn gone(&self) {
+        let mut i = self.inner.lock();
+        for (first, n) in std::mem::take(&mut i.leaving) {
+            (first..first + n).for_each(|s| i.unbacked.set(s, true));
+        }
     }
 
     /// The host holds these segments.
@@ -354,6 +351,8 @@ impl Inner {
                 self.free += self.used.free_in(s);
                 self.unbacked_segments -= 1;
                 self.dirty.insert(s);
+                self.unbacked.set(s, false);
+                self.sort_in(s);
             }
         }
     }
@@ -362,75 +361,69 @@ impl Inner {
         self.dirty.extend(p.segment()..=p.plus(n - 1).segment());
     }
 
-    /// Goes on where the stream was, then in a whole free segment, then in any hole.
-    fn find(&mut self, stream: Stream, n: u64, first: u64) -> Option<(Phys, u64)> {
+    /// Puts a segment into the sets where it belongs.
+    fn sort_in(&mut self, s: u64) {
+        let (free, backed) = (self.used.free_in(s), self.backed[mem(s)]);
+        self.whole.set(s, backed && free == SEGMENT_BLOCKS);
+        self.partial.set(s, backed && (1..SEGMENT_BLOCKS).contains(&free));
+    }
+
+    /// Sets or clears bits of `used`.
+    fn mark(&mut self, p: Phys, n: u64, set: bool) -> Result<()> {
+        self.used.change(p, n, set)?;
+        (p.segment()..=p.plus(n - 1).segment()).for_each(|s| self.sort_in(s));
+        Ok(())
+    }
+
+    /// A few blocks for one leaf: out of its chunk, so that neighbours lie together (H36).
+    fn take_small(&mut self, volume: VolumeId, leaf: u64, n: u64, first: u64) -> Result<Option<(Phys, u64)>> {
+        if let Some(found) = self.chunks.take(volume, leaf, n) {
+            return Ok(Some(found));
+        }
+        let size = self.chunks.next_size(volume, leaf).max(n);
+        let Some((p, len)) = self.carve(Some(volume), size, first)? else { return Ok(None) };
+        if size > n && len > n {
+            for (p, n) in self.chunks.keep(volume, leaf, (p.plus(n), len - n), size) {
+                self.mark(p, n, false)?;
+            }
+        }
+        Ok(Some((p, len.min(n))))
+    }
+
+    /// Marks at most `n` consecutive free blocks as used.
+    fn carve(&mut self, volume: Option<VolumeId>, n: u64, first: u64) -> Result<Option<(Phys, u64)>> {
+        let mut found = self.find(volume, n, first);
+        if found.is_none() {
+            for (p, n) in self.chunks.dissolve() {
+                self.mark(p, n, false)?;
+            }
+            found = self.find(volume, n, first);
+        }
+        let Some((p, len)) = found else { return Ok(None) };
+        self.mark(p, len, true)?;
+        self.cursors.insert(volume, p.plus(len));
+        Ok(found)
+    }
+
+    /// Goes on where the volume was, then in a whole free segment, then in any hole.
+    fn find(&mut self, volume: Option<VolumeId>, n: u64, first: u64) -> Option<(Phys, u64)> {
         let at = |s: u64, (start, len): (u64, u64)| (Phys(s * SEGMENT_BLOCKS + start), len);
-        if let Some(c) = self.cursors.get(&stream).copied() {
+        if let Some(c) = self.cursors.get(&volume).copied() {
             // A cursor at the end of its segment has run out of it.
             let from = c.0 % SEGMENT_BLOCKS;
             if from != 0
+                && self.backed[mem(c.segment())]
                 && let Some(run) = self.used.run(c.segment(), from, n)
             {
                 return Some(at(c.segment(), run));
             }
         }
-        let segments = self.used.segments();
-        let ring = (self.rover..segments).chain(first..self.rover);
-        let usable = |s: &u64, least: u64| self.backed[mem(*s)] && self.used.free_in(*s) >= least;
-        let found = ring
-            .clone()
-            .find(|s| usable(s, SEGMENT_BLOCKS))
-            .or_else(|| ring.clone().find(|s| usable(s, 1)))?;
+        let from = self.rover.max(first);
+        let found = self.whole.next_around(from).or_else(|| self.partial.next_around(from))?;
         self.rover = found;
         self.used.run(found, 0, n).map(|run| at(found, run))
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    proptest! {
-        #[test]
-        fn segment_map_agrees_with_a_set(ops in prop::collection::vec((0u64..1000, 1u64..300, any::<bool>()), 1..50)) {
-            let mut map = SegmentMap::new(5);
-            let mut model = BTreeSet::new();
-            for (p, n, set) in ops {
-                let n = n.min(1280 - p);
-                // Faults are only found, not undone, over several segments: stay within one.
-                let n = n.min(256 - p % 256);
-                let clean = (p..p + n).all(|b| model.contains(&b) != set);
-                prop_assert_eq!(map.change(Phys(p), n, set).is_ok(), clean);
-                if clean {
-                    for b in p..p + n {
-                        if set { model.insert(b); } else { model.remove(&b); }
-                    }
-                }
-            }
-            for b in 0..1280 {
-                prop_assert_eq!(map.is_set(Phys(b)), model.contains(&b));
-            }
-            for s in 0..5 {
-                prop_assert_eq!(map.free_in(s), 256 - model.range(s * 256..(s + 1) * 256).count() as u64);
-            }
-        }
-    }
-
-    #[test]
-    fn reservations_promises_and_the_fixed_share_are_kept() {
-        let a = Allocator::new(SegmentMap::new(8), SegmentMap::new(8), vec![true; 8], 256);
-        let mut taken = 0;
-        while a.try_reserve(1, false) {
-            taken += 1;
-        }
-        assert_eq!(taken, 7 * 256 - 64);
-        assert!(a.take(Stream::Meta, 1).is_ok(), "a checkpoint still finds room");
-        a.settle(100, 40);
-        for _ in 0..59 {
-            assert!(a.try_reserve(1, false), "100 given back, 40 promised, 1 taken");
-        }
-        assert!(!a.try_reserve(1, false));
-        assert!(a.try_reserve(32, true) && !a.try_reserve(1, true), "half of the fixed share frees space");
-    }
-}
+mod tests;
