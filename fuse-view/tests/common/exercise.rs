@@ -2,7 +2,7 @@
 
 use super::support::MemoryImage;
 use fuse_view::{BlockRead, Error, FileKind, FsView, Result, fs::open};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -26,10 +26,87 @@ impl BlockRead for Bounded {
     }
 }
 
+/// Most bytes that one walk may read of a damaged image.
+const MOST_READ_OF_DAMAGED: u64 = 4 << 30;
+/// Unit of damage that is laid over an image.
+const SECTOR: usize = 512;
+
+/// An image with some sectors changed; it fails if far more is read than any walk needs.
+pub struct Damaged {
+    whole: Arc<Vec<u8>>,
+    changed: HashMap<usize, Vec<u8>>,
+    read: AtomicU64,
+    /// Bytes that are there; less than the whole is an image cut short.
+    pub len: usize,
+}
+
+impl Damaged {
+    pub fn new(whole: &Arc<Vec<u8>>) -> Self {
+        Self { whole: whole.clone(), changed: HashMap::new(), read: AtomicU64::new(0), len: whole.len() }
+    }
+
+    /// `len` bytes as they are now.
+    pub fn get(&self, at: usize, len: usize) -> Vec<u8> {
+        let mut out = vec![0; len];
+        self.copy(at, &mut out);
+        out
+    }
+
+    fn copy(&self, at: usize, buf: &mut [u8]) {
+        let mut done = 0;
+        while done < buf.len() {
+            let from = at + done;
+            let sector = from / SECTOR * SECTOR;
+            let len = (sector + SECTOR - from).min(buf.len() - done);
+            match self.changed.get(&sector) {
+                Some(changed) => {
+                    buf[done..done + len].copy_from_slice(&changed[from - sector..from - sector + len]);
+                }
+                None => buf[done..done + len].copy_from_slice(&self.whole[from..from + len]),
+            }
+            done += len;
+        }
+    }
+
+    /// Replaces the bytes from `at` on.
+    pub fn put(&mut self, at: usize, bytes: &[u8]) {
+        let start = at / SECTOR * SECTOR;
+        let end = (at + bytes.len()).next_multiple_of(SECTOR).min(self.whole.len());
+        let mut sectors = self.get(start, end - start);
+        sectors[at - start..at - start + bytes.len()].copy_from_slice(bytes);
+        for (i, sector) in sectors.chunks(SECTOR).enumerate() {
+            self.changed.insert(start + i * SECTOR, sector.to_vec());
+        }
+    }
+}
+
+impl BlockRead for Damaged {
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        let read = self.read.fetch_add(buf.len() as u64, Ordering::Relaxed);
+        assert!(read < MOST_READ_OF_DAMAGED, "more is read than any walk needs");
+        let start = usize::try_from(offset).ok();
+        let start = start.filter(|at| at.checked_add(buf.len()).is_some_and(|end| end <= self.len));
+        let Some(start) = start else {
+            return Err(Error::Corrupt(format!("{} bytes at {offset}: past the end", buf.len())));
+        };
+        self.copy(start, buf);
+        Ok(())
+    }
+
+    fn len(&self) -> u64 {
+        self.len as u64
+    }
+}
+
 /// Asks everything of everything that can be reached; the number of answers and of errors.
 pub fn exercise(bytes: Vec<u8>) -> (usize, usize) {
-    let dev = Arc::new(Bounded { image: MemoryImage(bytes), read: AtomicU64::new(0) });
+    exercise_source(Arc::new(Bounded { image: MemoryImage(bytes), read: AtomicU64::new(0) }))
+}
+
+/// The same of any source: the entry for fuzzers.
+pub fn exercise_source(dev: Arc<dyn BlockRead>) -> (usize, usize) {
     let Ok(fs) = open(dev) else { return (0, 1) };
+    let _ = (fs.label(), fs.replay(), fs.statfs(), fs.format());
     let (mut good, mut bad) = (0, 0);
     let mut count = |ok: bool| if ok { good += 1 } else { bad += 1 };
     let mut seen = HashSet::from([fs.root()]);

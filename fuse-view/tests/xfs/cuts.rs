@@ -75,7 +75,7 @@ fn cases(first: usize, step: usize) {
     let seed = number("COWSLIP_REPLAY_SEED").unwrap_or(1);
     let Some(all) = number("COWSLIP_REPLAY_CUTS") else {
         for case in cases {
-            if round(case, seed, 3).is_none() {
+            if round(case, seed, 2).is_none() {
                 return;
             }
         }

@@ -3,9 +3,13 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod cuts;
+mod damage;
+mod forms;
 mod image;
 mod intents;
+mod old;
 mod oracle;
 mod reference;
+mod torn;
 mod traps;
 mod workload;

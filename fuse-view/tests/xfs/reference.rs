@@ -162,6 +162,12 @@ impl Log {
         Self { file, start, len }
     }
 
+    /// Where it lies in the image.
+    pub fn bytes(&self) -> std::ops::Range<usize> {
+        let start = usize::try_from(self.start).unwrap();
+        start..start + usize::try_from(self.len).unwrap() * 512
+    }
+
     pub fn sector(&self, at: u64) -> [u8; 512] {
         let mut sector = [0; 512];
         self.file.read_exact_at(&mut sector, self.start + at * 512).unwrap();

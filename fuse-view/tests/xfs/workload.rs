@@ -214,6 +214,7 @@ impl Workload {
                 may_fail(fs::remove_file(&path));
             }
         }
+        sync(&dir);
         if self.chance.below(6) == 0 {
             may_fail(fs::remove_dir_all(&dir))?;
         }

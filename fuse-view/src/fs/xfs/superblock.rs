@@ -85,8 +85,17 @@ impl Superblock {
     /// # Errors
     /// [`Error::Unsupported`] names the features that are not read, [`Error::Corrupt`] says which field lies.
     pub fn read(image: &Image) -> Result<Self> {
+        Self::read_by(&|at, buf| image.read_at(at, buf), &|len| image.is_patched(0, len))
+    }
+
+    /// As [`Superblock::read`], from whatever `read` reads; `patched` tells whether so many bytes of it are not those
+    /// that their checksum was made for.
+    pub fn read_by(
+        read: &dyn Fn(u64, &mut [u8]) -> Result<()>,
+        patched: &dyn Fn(usize) -> bool,
+    ) -> Result<Self> {
         let mut raw = vec![0; 512];
-        image.read_at(0, &mut raw)?;
+        read(0, &mut raw)?;
         if be32(&raw, 0) != u32::from_be_bytes(*b"XFSB") {
             return Err(corrupt("the magic is not XFSB"));
         }
@@ -102,8 +111,8 @@ impl Superblock {
         let v5 = version == 5;
         if v5 {
             raw.resize(sector_bytes, 0);
-            image.read_at(0, &mut raw)?;
-            if !image.is_patched(0, sector_bytes) && !checksum::holds(&raw, 224) {
+            read(0, &mut raw)?;
+            if !patched(sector_bytes) && !checksum::holds(&raw, 224) {
                 return Err(corrupt("its checksum is wrong"));
             }
         }

@@ -45,12 +45,12 @@ pub(super) fn place(item: &Item) -> Place {
 }
 
 /// Checks what does not depend on content.
-pub(super) fn check(changes: &Changes<'_>, item: &Item) -> Result<()> {
+pub(super) fn check(item: &Item) -> Result<()> {
     complete(item, 1)?;
     let (unit, count) = place(item);
-    let end = unit.checked_add(u64::from(count)).filter(|_| (1..=MAX_UNITS).contains(&count));
-    if end.is_none_or(|end| end > changes.sb.blocks << (changes.sb.block_bits - 9)) {
-        return Err(bad("a buffer that leaves the file system"));
+    // That it lies in the image is checked where it is written.
+    if !(1..=MAX_UNITS).contains(&count) || unit >= 1 << 54 {
+        return Err(bad("a buffer of impossible length or place"));
     }
     if count_at(item.format(), 16) > (item.format().len().saturating_sub(MAP_AT)) / 4 {
         return Err(bad("a buffer whose map leaves its item"));
@@ -59,7 +59,7 @@ pub(super) fn check(changes: &Changes<'_>, item: &Item) -> Result<()> {
 }
 
 /// Lays the logged pieces over the image.
-pub(super) fn apply(changes: &mut Changes<'_>, item: &Item) -> Result<()> {
+pub(super) fn apply(changes: &mut Changes, item: &Item) -> Result<()> {
     let (unit, count) = place(item);
     let format = item.format();
     let pieces = count_at(format, 16) * 32;

@@ -33,8 +33,9 @@ const MOST_PER_BYTE: u64 = 16;
 const MOST_BESIDES: u64 = 64 << 20;
 
 /// The state of a replay.
-pub(super) struct Changes<'a> {
-    pub sb: &'a Superblock,
+pub(super) struct Changes {
+    /// As it is at this point of the log: a file system that grew has it there.
+    pub sb: Superblock,
     pub over: OverlayBuilder,
     pub pending: Pending,
     /// Buffers that were given up, how often: what was logged of them before is void.
@@ -44,8 +45,8 @@ pub(super) struct Changes<'a> {
     bytes_left: u64,
 }
 
-impl<'a> Changes<'a> {
-    pub fn new(sb: &'a Superblock, over: OverlayBuilder) -> Self {
+impl Changes {
+    pub fn new(sb: Superblock, over: OverlayBuilder) -> Self {
         let log_bytes = u64::from(sb.log_blocks) << sb.block_bits;
         Self {
             sb,
@@ -94,7 +95,7 @@ impl<'a> Changes<'a> {
         // Buffers of inodes say only who is unlinked but open, which no name shows: they count as cancelled or nothing.
         for item in all.iter().filter(is_buffer).filter(of_inodes).rev() {
             if !buffer::is_cancel(item) {
-                buffer::check(self, item)?;
+                buffer::check(item)?;
             }
         }
         for item in all.iter().filter(is_buffer).filter(cancels).rev() {
@@ -122,14 +123,18 @@ impl<'a> Changes<'a> {
         if buffer::is_of_quota(item) || self.is_cancelled(place) {
             return Ok(());
         }
-        buffer::check(self, item)?;
+        buffer::check(item)?;
         if !self.behind.contains(&place.0) {
             if self.is_newer(place, lsn)? {
                 return Ok(());
             }
             self.behind.insert(place.0);
         }
-        buffer::apply(self, item)
+        buffer::apply(self, item)?;
+        if place.0 == 0 {
+            self.sb = Superblock::read_by(&|at, buf| self.over.read_at(at, buf), &|_| true)?;
+        }
+        Ok(())
     }
 
     /// Whether what is on disk has this transaction already.
@@ -139,7 +144,7 @@ impl<'a> Changes<'a> {
         }
         let mut start = [0; 512];
         self.over.read_at(place.0 * 512, &mut start)?;
-        let Some(at) = buffer::lsn_at(&start, self.sb) else { return Ok(false) };
+        let Some(at) = buffer::lsn_at(&start, &self.sb) else { return Ok(false) };
         Ok(is_at_least(be64(&start, at), lsn))
     }
 

@@ -12,13 +12,13 @@ const MAX_COUNT: u32 = 256;
 const CLUSTER_BYTES: usize = 8192;
 
 /// Lays free inodes over the image.
-pub(super) fn apply(changes: &mut Changes<'_>, item: &Item) -> Result<()> {
+pub(super) fn apply(changes: &mut Changes, item: &Item) -> Result<()> {
     complete(item, 1)?;
     let format = item.format();
     let field = |at| be32(format, at);
     let (group, block, count, size) = (field(4), field(8), field(12), field(16));
     let (blocks, generation) = (field(20), field(24));
-    let sb = changes.sb;
+    let sb = changes.sb.clone();
     let start = sb.byte_in_group(u64::from(group), u64::from(block), u64::from(blocks));
     let fits = u64::from(blocks) << sb.inodes_per_block_bits == u64::from(count);
     let Some(start) = start.filter(|_| fits && (1..=MAX_COUNT).contains(&count)) else {
@@ -49,8 +49,8 @@ pub(super) fn apply(changes: &mut Changes<'_>, item: &Item) -> Result<()> {
 }
 
 /// Blocks of a cluster, the unit in which inodes are read and written.
-fn cluster_blocks(changes: &Changes<'_>) -> u32 {
-    let sb = changes.sb;
+fn cluster_blocks(changes: &Changes) -> u32 {
+    let sb = &changes.sb;
     let wanted = if sb.v5() { CLUSTER_BYTES * sb.inode_size / 256 } else { CLUSTER_BYTES };
     // Larger clusters are only for chunks that are aligned to them.
     let bytes = if (sb.inode_align as usize) << sb.block_bits >= wanted { wanted } else { CLUSTER_BYTES };

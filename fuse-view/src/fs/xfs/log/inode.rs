@@ -61,7 +61,7 @@ impl Format {
 }
 
 /// Lays an inode over the image.
-pub(super) fn apply(changes: &mut Changes<'_>, item: &Item, lsn: u64) -> Result<()> {
+pub(super) fn apply(changes: &mut Changes, item: &Item, lsn: u64) -> Result<()> {
     let format = Format::parse(item)?;
     if changes.is_cancelled(format.cluster) {
         return Ok(());

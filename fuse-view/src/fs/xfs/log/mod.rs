@@ -67,7 +67,7 @@ pub(super) fn replay(dev: &Arc<dyn BlockRead>, sb: &Superblock, scratch: &Scratc
         let why = format!("partial: the log has unknown features 0x{unknown:x} and is not replayed");
         return Outcome::nothing(why, true);
     }
-    let mut changes = Changes::new(sb, OverlayBuilder::new(dev.clone(), scratch));
+    let mut changes = Changes::new(sb.clone(), OverlayBuilder::new(dev.clone(), scratch));
     let done = both_passes(&ring, tail, head, &mut changes);
     let state = match done {
         Ok(()) if sb.incompat & incompat::NEEDS_REPAIR != 0 => needs_repair(),
@@ -82,7 +82,7 @@ fn needs_repair() -> String {
     "partial: the file system is marked as damaged until xfs_repair has run".into()
 }
 
-fn both_passes(ring: &Ring<'_>, tail: u64, head: u64, changes: &mut Changes<'_>) -> Result<()> {
+fn both_passes(ring: &Ring<'_>, tail: u64, head: u64, changes: &mut Changes) -> Result<()> {
     // A log that breaks off is judged by the second pass: up to there, what the first one saw is right.
     let first = pass(ring, tail, head, &mut |transaction| {
         changes.note_cancelled(&transaction);
