@@ -8,7 +8,7 @@ use crate::common::{sys, tree};
 use crate::image::{can_mount, mkfs};
 use crate::workload::Workload;
 use fuse_view::{Timestamp, fs::open};
-use std::fs::File;
+use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,7 +20,10 @@ const CUTS_EACH: u64 = 60;
 /// Copies what is not a hole: a cut. Nobody writes meanwhile but the kernel's own threads, and both sides get one copy.
 pub fn cut(image: &Path, copy: &Path) {
     let from = File::open(image).unwrap();
-    let to = File::create(copy).unwrap();
+    // Always a new file: who copied the mounts of this process meanwhile, as a container does when it starts, keeps the
+    // kernel's mount of the last copy alive after it was unmounted here, and then that writes to its file.
+    let _ = fs::remove_file(copy);
+    let to = File::create_new(copy).unwrap();
     let len = from.metadata().unwrap().len();
     to.set_len(len).unwrap();
     let mut buf = vec![0; 1 << 20];
@@ -55,9 +58,9 @@ pub fn compare(copy: &Path, at: &Path) -> Result<Outcome, String> {
     let begin = SystemTime::now().duration_since(UNIX_EPOCH).unwrap() - Duration::from_millis(10);
     let begin =
         Timestamp { seconds: i64::try_from(begin.as_secs()).unwrap(), nanoseconds: begin.subsec_nanos() };
-    let (mount, refused) = match patiently(copy, at, "rw") {
+    let (mount, refused) = match Mount::with(copy, at, "rw") {
         Ok(mount) => (mount, false),
-        Err(_) => (patiently(copy, at, "ro,rescue=nologreplay")?, true),
+        Err(_) => (Mount::with(copy, at, "ro,rescue=nologreplay")?, true),
     };
     let theirs = tree::of_mount(&mount.0);
     drop(mount);
@@ -78,32 +81,6 @@ pub fn compare(copy: &Path, at: &Path) -> Result<Outcome, String> {
             "{replay}, and the kernel {}",
             if refused { "refuses the log" } else { "replays it" }
         )),
-    }
-}
-
-/// Mounts, and tries again: while other loop devices come and go, the kernel now and then refuses the second of two file
-/// systems with one UUID, and takes it a moment later.
-fn patiently(copy: &Path, at: &Path, options: &str) -> Result<Mount, String> {
-    let mut tries = 0;
-    loop {
-        match Mount::with(copy, at, options) {
-            Err(e) if tries == 0 && std::env::var_os("COWSLIP_REPLAY_KEEP").is_some() => {
-                println!(
-                    "{e}\n{}",
-                    run(
-                        "sh",
-                        &["-c", "dmesg | grep -i btrfs | tail -12; losetup -a; grep btrfs /proc/mounts"]
-                    )
-                    .unwrap()
-                );
-                tries += 1;
-            }
-            Err(_) if tries < 6 => {
-                tries += 1;
-                std::thread::sleep(Duration::from_millis(50 << tries));
-            }
-            mounted => return mounted,
-        }
     }
 }
 

@@ -273,7 +273,7 @@ fn the_superblock_lies() {
         for value in [&[0, 0][..], &[0xFF; 4], &[1], &[0; 8], &[0, 0x80]] {
             let mut dev = Damaged::new(&whole);
             dev.change(FIRST_COPY, 4096, true, |block| {
-                block[field..field + value.len()].copy_from_slice(value)
+                block[field..field + value.len()].copy_from_slice(value);
             });
             if let Ok(fs) = open(Arc::new(dev)) {
                 let _ = fs.readdir(fs.root(), 0, 1000);

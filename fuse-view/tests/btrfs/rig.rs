@@ -145,7 +145,8 @@ impl Cut {
 
     fn store(&self) {
         // Only what is not zero: the image is mostly holes.
-        let file = File::create(&self.copy).unwrap();
+        let _ = fs::remove_file(&self.copy);
+        let file = File::create_new(&self.copy).unwrap();
         file.set_len(self.bytes.len() as u64).unwrap();
         for (i, chunk) in self.bytes.chunks(1 << 16).enumerate() {
             if chunk.iter().any(|&b| b != 0) {
