@@ -67,19 +67,20 @@ fn digest(pieces: impl Iterator<Item = Vec<u8>>) -> Vec<u8> {
 /// The tree below a mount point, of the file system mounted there alone.
 pub fn of_mount(root: &Path) -> Tree {
     let mut tree = Tree::new();
-    // A second name of a file: what was read by the first one is in memory, and no longer a hole.
-    let mut known: HashMap<u64, Record> = HashMap::new();
+    // A second name of a file: what was read by the first one is in memory, and no longer a hole. Subvolumes of a btrfs
+    // have devices of their own, and the same inode numbers.
+    let mut known: HashMap<(u64, u64), Record> = HashMap::new();
     let mut todo = vec![Vec::new()];
     while let Some(name) = todo.pop() {
         let path = root.join(std::ffi::OsStr::from_bytes(&name));
-        let mut record = match fs::symlink_metadata(&path) {
-            Ok(meta) => of_meta(&meta),
+        let (device, mut record) = match fs::symlink_metadata(&path) {
+            Ok(meta) => (meta.dev(), of_meta(&meta)),
             Err(e) => {
                 tree.insert(name, broken(e.to_string()));
                 continue;
             }
         };
-        if let Some(first) = known.get(&record.ino) {
+        if let Some(first) = known.get(&(device, record.ino)) {
             tree.insert(name, first.clone());
             continue;
         }
@@ -88,7 +89,7 @@ pub fn of_mount(root: &Path) -> Tree {
             Err(e) => record.error = Some(e.to_string()),
         }
         if record.kind == FileKind::File && record.nlink > 1 {
-            known.insert(record.ino, record.clone());
+            known.insert((device, record.ino), record.clone());
         }
         tree.insert(name, record);
     }
