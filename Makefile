@@ -10,7 +10,7 @@ DESTDIR ?=
 # Cargo's own answer: it knows CARGO_TARGET_DIR and every configuration file.
 TARGET_DIR = $(shell $(CARGO) metadata --no-deps --format-version 1 | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')
 
-SCRIPTS := setup/run setup/install .ci/run deploy/image $(wildcard demo/*) $(addprefix tests/kernel/,build init lib.sh run test) \
+SCRIPTS := setup/run setup/install .ci/run deploy/image $(wildcard demo/*) $(addprefix tests/kernel/,build init lib.sh rootfs run systemd systemd-job test) \
 	$(addprefix tests/kubernetes/,build cluster roles image)
 
 .PHONY: help
@@ -50,7 +50,7 @@ test-kubernetes: ## What needs programs of Kubernetes; builds them once (Go 1.26
 .PHONY: lint
 lint: check-format check-scripts ## Formatting, clippy, rustdoc and the shell scripts, warnings being errors
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
-	$(CARGO) clippy --package integration-tests --test kernel --locked -- -D warnings
+	$(CARGO) clippy --package integration-tests --test kernel --test machine --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items --locked
 
 .PHONY: check-format

@@ -54,3 +54,19 @@ fn build_binaries() -> PathBuf {
     assert!(status.success(), "the binaries do not build: {build:?}");
     profile.to_owned()
 }
+
+/// How often something is done: `short`, or what the environment's `variable` says for a long run.
+///
+/// # Panics
+/// If the variable is no number.
+pub fn times(variable: &str, short: u32) -> u32 {
+    std::env::var(variable).map_or(short, |value| value.parse().expect("a count"))
+}
+
+/// Where random numbers start: always the same, or what `COWSLIP_SEED` says.
+///
+/// # Panics
+/// If the variable is no number.
+pub fn seed() -> u64 {
+    std::env::var("COWSLIP_SEED").map_or(5, |value| value.parse().expect("a number"))
+}

@@ -284,10 +284,36 @@ impl Rig {
     }
 }
 
+impl Rig {
+    /// What a failed test left on ublk devices is taken down while somebody serves them: they outlive their server, and
+    /// an unmount would wait for ever for the next one.
+    fn take_down(&self) {
+        if self.serving().is_none() {
+            return;
+        }
+        for point in self.mounts() {
+            quiet("umount", &[&point]);
+        }
+        let volumes = self.run(["--json", "volume", "list"]);
+        let volumes: serde_json::Value = serde_json::from_str(&volumes.stdout).unwrap_or_default();
+        for name in volumes.as_array().into_iter().flatten().filter_map(|volume| volume["name"].as_str()) {
+            self.run(["-q", "volume", "detach", name]);
+        }
+    }
+}
+
 impl Drop for Rig {
     fn drop(&mut self) {
+        if transport() != "loop" && !self.devices().is_empty() {
+            self.take_down();
+        }
         for pid in self.processes() {
             quiet("kill", &["-KILL", &pid.to_string()]);
+        }
+        if transport() != "loop" && !self.devices().is_empty() {
+            // Only the end of the machine frees these, and whoever looks into their mounts hangs.
+            self.dir.disable_cleanup(true);
+            return;
         }
         for point in self.mounts() {
             quiet("umount", &["-l", &point]);

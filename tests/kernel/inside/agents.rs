@@ -1,7 +1,7 @@
 //! What an agent holds: it gives back what devices cost, and there is only one of it.
 
-use crate::times;
 use integration_tests::rig::{Rig, ended};
+use integration_tests::times;
 use std::fs;
 
 /// Open descriptors and threads of the serving process.

@@ -1,8 +1,8 @@
 //! Devices as the kernel sees them: many of them, growing, in use.
 
-use crate::times;
 use integration_tests::load::{Load, under_load};
 use integration_tests::rig::{Rig, tool, unmount};
+use integration_tests::times;
 use std::fs;
 use std::path::{Path, PathBuf};
 

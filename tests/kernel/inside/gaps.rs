@@ -40,12 +40,16 @@ impl Prober {
         Self { done, answers, reader }
     }
 
-    /// When the device answered first after `then`, if it did.
-    pub fn answered_after(&self, then: Instant) -> Option<Duration> {
+    /// How many answers there were.
+    pub fn answers(&self) -> usize {
+        self.answers.lock().expect("nobody panics with it").len()
+    }
+
+    /// The longest time between two answers, of which the second came after `then`.
+    pub fn longest_silence_since(&self, then: Instant) -> Duration {
         let answers = self.answers.lock().expect("nobody panics with it");
-        let first = answers.partition_point(|at| *at <= then);
-        // The one after it: the first may have been on its way already.
-        answers.get(first + 1).map(|at| *at - then)
+        let pairs = answers.windows(2).filter(|pair| pair[1] > then);
+        pairs.map(|pair| pair[1] - pair[0]).max().unwrap_or_default()
     }
 
     /// Ends; fails the test if a read failed.
@@ -60,5 +64,11 @@ pub fn report(what: &str, gaps: &[Duration]) {
     let mut ms: Vec<u128> = gaps.iter().map(Duration::as_millis).collect();
     ms.sort_unstable();
     let at = |part: usize| ms.get((ms.len().max(1) - 1) * part / 100).copied().unwrap_or_default();
-    println!("{what}: {} kills, gap in ms: median {}, 90 % {}, max {}", ms.len(), at(50), at(90), at(100));
+    println!(
+        "{what}: {} kills, longest silence of each in ms: median {}, 90 % {}, max {}",
+        ms.len(),
+        at(50),
+        at(90),
+        at(100)
+    );
 }

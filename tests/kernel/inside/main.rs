@@ -3,19 +3,21 @@
 
 mod agents;
 mod devices;
+mod fsynced;
 mod gaps;
 mod kills;
+mod log_writes;
 mod mkfs;
+mod power;
 mod space;
 mod stacks;
 
-/// How often something is done: `short`, or what the variable says for a long run.
-fn times(variable: &str, short: u32) -> u32 {
-    let count = std::env::var(variable).ok().map(|value| value.parse().expect("a count"));
-    count.unwrap_or(short)
-}
+use integration_tests::rig::Rig;
+use std::path::Path;
 
-/// Start of random numbers: the same each time, or what `COWSLIP_SEED` says.
-fn seed() -> u64 {
-    std::env::var("COWSLIP_SEED").ok().map_or(5, |value| value.parse().expect("a number"))
+/// A rig whose pool is a disk.
+fn rig_on(disk: &Path) -> Rig {
+    let rig = Rig::without_agent().expect("this kernel has all that is needed");
+    std::os::unix::fs::symlink(disk, rig.path("pool")).expect("the directory is writable");
+    rig
 }
