@@ -10,4 +10,5 @@ mod oracle;
 mod rig;
 mod subvolumes;
 mod traps;
+mod traps_data;
 mod workload;
