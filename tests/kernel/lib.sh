@@ -31,8 +31,8 @@ private_apt() { # DIR COMMAND…
 find_suite() { # DIR SUITE
     local dir=$1 suite=$2 site sites keyring=/usr/share/keyrings/debian-archive-keyring.gpg
     mkdir -p "$dir"
-    # shellcheck disable=SC2016 # apt fills it in
-    sites=${COWSLIP_DEBIAN_MIRROR:-$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' | awk '!seen[$0]++')}
+    # Not from apt's lists, which a fresh machine may not have yet.
+    sites=${COWSLIP_DEBIAN_MIRROR:-$(apt-get update --print-uris | sed -n "s|^'\(.*\)/dists/.*|\1|p" | awk '!seen[$0]++')}
     for site in $sites; do
         printf 'deb [signed-by=%s] %s %s main\n' "$keyring" "$site" "$suite" >"$dir/sources.list"
         if private_apt "$dir" apt-get update >"$dir/update.log" 2>&1 && ! grep -q '^[EW]:.*Failed to fetch' "$dir/update.log"; then
@@ -89,8 +89,10 @@ boot() { # SECONDS KERNEL-ARGUMENT…
     shift
     : >"$scratch/console"
     # Whichever of these dies, the machine dies with it; its time limit needs none of the others.
-    # The machine's memory is a file: in /dev/shm unless TMPDIR says something else.
-    env -u TMPDIR setpriv --pdeathsig KILL timeout --foreground -s KILL "$limit" setpriv --pdeathsig KILL \
+    # The machine's memory is a file: where there is memory for it, and not in the /dev/shm of a small container.
+    local memory=/dev/shm
+    [ "$(df --output=avail -k /dev/shm 2>/dev/null | tail -n1)" -gt $((4 << 20)) ] 2>/dev/null || memory=$scratch
+    TMPDIR=$memory setpriv --pdeathsig KILL timeout --foreground -s KILL "$limit" setpriv --pdeathsig KILL \
         "$kernel" "$@" con=null con0=fd:0,fd:1 quiet panic=-1 </dev/null >"$scratch/console" 2>&1 &
     uml=$!
     tail -q -s 0.1 -n +1 -f "$scratch/console" &

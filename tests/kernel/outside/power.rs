@@ -26,7 +26,9 @@ impl Machine {
     fn boot(dir: &Path, pool: &Path, variables: &[(&str, String)]) -> Self {
         let tests =
             std::env::var_os("COWSLIP_KERNEL_TESTS").expect("`make test-kernel` says where its tests are");
-        let mut run = Command::new(root().join("tests/kernel/run"));
+        // Whatever ends this test ends the machine.
+        let mut run = Command::new("setpriv");
+        run.args(["--pdeathsig", "KILL"]).arg(root().join("tests/kernel/run"));
         run.arg("--limit").arg(LIMIT_S.to_string()).arg("--disk").arg(pool).arg(tests);
         run.args(["--exact", "power::until_the_power_is_cut", "--nocapture"]);
         run.envs(variables.iter().map(|(name, value)| (name, value)));
