@@ -84,11 +84,11 @@ fn on_kernel_loop(path: &str, job: (&str, &[&str], bool), seconds: &str) -> f64 
 
 /// One measurement on a device of ours.
 fn on_fuse_loop(path: &str, threads: usize, job: (&str, &[&str], bool), seconds: &str) -> f64 {
-    let options = FuseLoopOptions { threads, link_dir: "/tmp/cowslip-bench".into(), ..Default::default() };
+    let options = FuseLoopOptions { threads, link_dir: "/tmp/cowslip-bench".into() };
     let transport = FuseLoop::new(Arc::new(Pocket::default()), options);
     let key = VolumeKey { pool_id: "bench".into(), volume_id: std::process::id().into() };
     let disk = Arc::new(FileDisk::open(Path::new(path), None).unwrap());
-    let attached = transport.attach(disk, &Identity { key, volume_name: "bench".into() }).unwrap();
+    let attached = transport.attach(disk, &Identity::new(key, "bench")).unwrap();
     let figure = fio(attached.device(), job.1, job.2, seconds);
     while let Err(e) = attached.detach() {
         eprintln!("{e}");

@@ -90,7 +90,7 @@ fn main() {
     for _ in 0..rounds {
         let volume = pool.create_volume("bench", SIZE, Default::default()).unwrap();
         let key = VolumeKey { pool_id: pool_id.clone(), volume_id: volume.id };
-        let identity = Identity { key, volume_name: "bench".into() };
+        let identity = Identity::new(key, "bench");
         let attached = transport.attach(pool.open_volume("bench").unwrap(), &identity).unwrap();
         fill(attached.device());
         for (index, (_, options, snapshot)) in JOBS.iter().enumerate() {

@@ -20,6 +20,27 @@ pub struct Identity {
     pub key: VolumeKey,
     /// Its name, which may change: UTF-8, 1 to 255 bytes, no `/`.
     pub volume_name: String,
+    /// Logical block size of a new device in bytes: 4096, or 512 for guests that need it. A live device keeps its own.
+    pub block_size: u32,
+}
+
+impl Identity {
+    /// With logical blocks of 4096 bytes.
+    pub fn new(key: VolumeKey, volume_name: impl Into<String>) -> Self {
+        Self { key, volume_name: volume_name.into(), block_size: 4096 }
+    }
+
+    /// Refuses what no device can have.
+    pub(crate) fn check(&self) -> Result<()> {
+        crate::links::Links::check(&self.volume_name)?;
+        if matches!(self.block_size, 512 | 4096) {
+            return Ok(());
+        }
+        Err(crate::Error::Invalid {
+            what: format!("block size of volume {}: {}", self.volume_name, self.block_size),
+            why: "must be 512 or 4096".into(),
+        })
+    }
 }
 
 /// Answers which name and disk a live device belongs to. None: it must not be served any more; its I/O is failed.

@@ -14,7 +14,7 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use store::{Pool, VolumeInfo};
+use store::{Labels, Pool, VolumeInfo};
 use ublk_target::{Attached, Identity, Recovered, Transport, VolumeKey};
 
 /// A live device.
@@ -137,8 +137,9 @@ impl Devices {
         }
         self.check_not_waiting(volume.id, &volume.name)?;
         let transport = self.require()?;
+        let block_size = block_size(&volume.name, &volume.labels)?;
         let disk = pool.open_volume(&volume.name).map_err(of_store)?;
-        let identity = Identity { key: self.key(volume.id), volume_name: volume.name.clone() };
+        let identity = Identity { block_size, ..Identity::new(self.key(volume.id), &volume.name) };
         let device = transport.attach(disk, &identity).map_err(of_device)?;
         let device = Arc::new(RwLock::new(device));
         self.live.lock().insert(volume.id, Arc::clone(&device));
@@ -206,6 +207,21 @@ impl Devices {
     }
 }
 
+/// Label of volumes for guests that need other logical blocks than of 4096 bytes.
+const BLOCK_SIZE_LABEL: &str = "cowslip.io/block-size";
+
+fn block_size(volume: &str, labels: &Labels) -> Result<u32> {
+    match labels.get(BLOCK_SIZE_LABEL).map(String::as_str) {
+        None | Some("4096") => Ok(4096),
+        Some("512") => Ok(512),
+        Some(other) => Err(Error::new(
+            ErrorKind::Invalid,
+            format!("volume {volume} has the label {BLOCK_SIZE_LABEL}={other}"),
+        )
+        .hint("512 and 4096 can be had: make a clone with another label")),
+    }
+}
+
 /// The mounts of a device as the API shows them.
 pub fn mounts_of(device: &Device) -> Result<Vec<mounts::DeviceMount>> {
     let node = device.read().device().to_owned();
@@ -218,4 +234,19 @@ fn in_use(device: &dyn Attached, volume: &str) -> Error {
     let user = user.unwrap_or_else(|| "held by somebody who cannot be seen from here".into());
     Error::new(ErrorKind::Busy, format!("volume {volume} ({}) is in use: {user}", node.display()))
         .hint("unmount it, or end the processes that have it open, and try again")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_label_gives_the_block_size() {
+        let labelled = |value: &str| Labels::from([(BLOCK_SIZE_LABEL.to_owned(), value.to_owned())]);
+        assert_eq!(block_size("v", &Labels::new()).unwrap(), 4096);
+        assert_eq!(block_size("v", &labelled("512")).unwrap(), 512);
+        assert_eq!(block_size("v", &labelled("4096")).unwrap(), 4096);
+        let error = block_size("v", &labelled("1024")).unwrap_err();
+        assert!(error.message.contains("1024") && error.hint.is_some_and(|hint| hint.contains("512")));
+    }
 }

@@ -26,7 +26,7 @@ mod server;
 
 use crate::error::{Context, Result};
 use crate::links::Links;
-use crate::transport::{Attached, Identity, Recovered, Resolve, Transport, VolumeKey};
+use crate::transport::{Attached, Identity, Recovered, Resolve, Transport};
 use crate::{Disk, Error, FdStore};
 use connection::Name;
 use loop_device::{ClearError, LoopDevice};
@@ -47,15 +47,13 @@ const TEARDOWN: Duration = Duration::from_secs(5);
 pub struct FuseLoopOptions {
     /// Directory of the links, `/dev/cowslip`.
     pub link_dir: PathBuf,
-    /// Logical block size in bytes: 4096, or 512 for guests that need it.
-    pub block_size: u32,
     /// Server threads for each device.
     pub threads: usize,
 }
 
 impl Default for FuseLoopOptions {
     fn default() -> Self {
-        Self { link_dir: "/dev/cowslip".into(), block_size: 4096, threads: DEFAULT_THREADS }
+        Self { link_dir: "/dev/cowslip".into(), threads: DEFAULT_THREADS }
     }
 }
 
@@ -80,14 +78,14 @@ impl FuseLoop {
         fuse: &OwnedFd,
         mount: &OwnedFd,
         server: &Server,
-        key: &VolumeKey,
+        identity: &Identity,
     ) -> Result<(Name, LoopDevice)> {
         let number = connection::number(mount).map_err(|e| blame_kernel(server, e))?;
-        let name = Name { key: key.clone(), connection: number, max_payload: MAX_PAYLOAD };
+        let name = Name { key: identity.key.clone(), connection: number, max_payload: MAX_PAYLOAD };
         let file = connection::open_file(mount, &name).map_err(|e| blame_kernel(server, e))?;
         let text = name.to_string();
         self.store.put(&text, fuse.as_fd()).context("deposit descriptor", &text)?;
-        match LoopDevice::configure(file.as_fd(), &text, self.options.block_size) {
+        match LoopDevice::configure(file.as_fd(), &text, identity.block_size) {
             Ok(device) => Ok((name, device)),
             Err(e) => {
                 self.forget(&text);
@@ -125,7 +123,7 @@ impl FuseLoop {
                 Server::start(fuse, disk.clone(), &volume_name, name.max_payload, self.options.threads)
                     .context("serve", device.path().display())?;
             server.resend().context("ask for open requests of", device.path().display())?;
-            let identity = Identity { key: name.key.clone(), volume_name: volume_name.clone() };
+            let identity = Identity::new(name.key.clone(), volume_name.clone());
             let attachment = self.attachment(identity, name.clone(), device, server, disk.clone());
             attachment.links.set(&volume_name, &device.path())?;
             // The volume may have grown after the death and before its device did.
@@ -183,8 +181,8 @@ impl Transport for FuseLoop {
     }
 
     fn attach(&self, disk: Arc<dyn Disk>, identity: &Identity) -> Result<Box<dyn Attached>> {
-        Links::check(&identity.volume_name)?;
-        let (size, block_size) = (disk.len(), self.options.block_size);
+        identity.check()?;
+        let (size, block_size) = (disk.len(), identity.block_size);
         if size == 0 || !size.is_multiple_of(4096) {
             return Err(Error::Invalid {
                 what: format!("size of volume {}: {size} bytes", identity.volume_name),
@@ -198,7 +196,7 @@ impl Transport for FuseLoop {
         let server =
             Server::start(own, disk.clone(), &identity.volume_name, MAX_PAYLOAD, self.options.threads)
                 .context("lock memory for and start the threads of", &identity.volume_name)?;
-        let made = self.make_device(&fuse, &mount, &server, &identity.key);
+        let made = self.make_device(&fuse, &mount, &server, identity);
         drop((fuse, mount)); // after a failure this ends the connection, and with it the server's threads
         let (name, device) = made?;
         device.tune(MAX_PAYLOAD);

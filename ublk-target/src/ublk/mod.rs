@@ -57,8 +57,6 @@ pub struct UblkOptions {
     pub link_dir: PathBuf,
     /// Directory of what udev is told about devices, `/run/cowslip/udev`.
     pub properties_dir: PathBuf,
-    /// Logical block size in bytes: 4096, or 512 for guests that need it.
-    pub block_size: u32,
     /// Queues of a device, at most one for each CPU.
     pub queues: u16,
     /// Requests that a queue has under way at once.
@@ -75,7 +73,6 @@ impl Default for UblkOptions {
         Self {
             link_dir: "/dev/cowslip".into(),
             properties_dir: "/run/cowslip/udev".into(),
-            block_size: 4096,
             queues: u16::try_from(cpus).unwrap_or(MAX_QUEUES).min(MAX_QUEUES),
             depth: 64,
             max_io_bytes: 512 << 10,
@@ -153,12 +150,12 @@ impl Ublk {
     }
 
     /// Parameters, threads, start: of a device that was added. After an error there is none.
-    fn start(&self, served: Served, disk: &Arc<dyn Disk>) -> Result<(Node, Server)> {
+    fn start(&self, served: Served, disk: &dyn Disk, block_size: u32) -> Result<(Node, Server)> {
         let node = Node(served.id());
         let max_io_bytes = served.info().max_io_bytes;
         let start = || {
             control::check_granted(served.info())?;
-            let params = Params::of_disk(disk.len(), self.options.block_size, max_io_bytes);
+            let params = Params::of_disk(disk.len(), block_size, max_io_bytes);
             self.control.set_params(node.0, params)?;
             let server = Server::start(served)?;
             self.control.start(node.0)?;
@@ -199,7 +196,7 @@ impl Transport for Ublk {
     }
 
     fn attach(&self, disk: Arc<dyn Disk>, identity: &Identity) -> Result<Box<dyn Attached>> {
-        Links::check(&identity.volume_name)?;
+        identity.check()?;
         let size = disk.len();
         if size == 0 || !size.is_multiple_of(4096) {
             return Err(Error::Invalid {
@@ -209,7 +206,7 @@ impl Transport for Ublk {
         }
         let served = Served::add(&self.control, self.geometry(Stamp::of(&identity.key)?, &*disk), &disk)?;
         self.properties.set(Node(served.id()), &identity.key);
-        let (node, server) = self.start(served, &disk)?;
+        let (node, server) = self.start(served, &*disk, identity.block_size)?;
         node.tune();
         let attachment = self.attachment(identity.clone(), node, server, disk)?;
         match self.links.set(&identity.volume_name, &attachment.path) {

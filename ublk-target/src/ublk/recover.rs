@@ -132,7 +132,7 @@ fn serve(ublk: &Ublk, job: Job, until: Instant) -> Result<Box<dyn Attached>> {
     ublk.control.end_recovery(node.0)?;
     node.wait()?;
     ublk.properties.set(node, &key);
-    let identity = Identity { key, volume_name: name };
+    let identity = Identity::new(key, name);
     let attachment = ublk.attachment(identity, node, server, disk)?;
     attachment.links.set(&attachment.identity.volume_name, &attachment.path)?;
     // The volume may have grown after the death and before its device did. Where it cannot, the next attach does it.

@@ -182,12 +182,12 @@ fn named(name: &str) -> Identity {
         pool_id: "11111111111111111111111111111111".into(),
         volume_id: std::process::id().into(),
     };
-    Identity { key, volume_name: name.into() }
+    Identity::new(key, name)
 }
 
 fn transport(dir: &Path) -> (Arc<Pocket>, FuseLoop) {
     let store = Arc::new(Pocket::default());
-    let options = FuseLoopOptions { link_dir: dir.join("links"), threads: 2, ..Default::default() };
+    let options = FuseLoopOptions { link_dir: dir.join("links"), threads: 2 };
     (Arc::clone(&store), FuseLoop::new(store, options))
 }
 

@@ -26,7 +26,7 @@ pub fn identity(dir: &Path) -> Identity {
         .iter()
         .fold(0u64, |h, &b| h.wrapping_mul(31).wrapping_add(b.into()));
     let key = VolumeKey { pool_id: "00000000000000000000000000000000".into(), volume_id: id };
-    Identity { key, volume_name: "ein Täst".into() }
+    Identity::new(key, "ein Täst")
 }
 
 /// The supervisor of a server in `dir`.
