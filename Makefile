@@ -50,7 +50,7 @@ test-kubernetes: ## What needs programs of Kubernetes; builds them once (Go 1.26
 .PHONY: lint
 lint: check-format check-scripts ## Formatting, clippy, rustdoc and the shell scripts, warnings being errors
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
-	$(CARGO) clippy --package integration-tests --test kernel --test machine --locked -- -D warnings
+	$(CARGO) clippy --package integration-tests --test kernel --test machine --test kubernetes --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items --locked
 
 .PHONY: check-format

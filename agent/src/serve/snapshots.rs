@@ -75,7 +75,7 @@ impl Agent {
     fn devices_of(&self, wanted: &[SnapshotRef]) -> Result<BTreeMap<String, Option<Device>>> {
         let mut devices = BTreeMap::new();
         for SnapshotRef { volume, name } in wanted {
-            let info = self.pool.volume(volume).map_err(of_store)?;
+            let info = self.pool.volume_by_name(volume).map_err(of_store)?;
             if info.snapshots.contains(name) {
                 return Err(Error::new(
                     ErrorKind::Exists,

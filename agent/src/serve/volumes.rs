@@ -19,11 +19,13 @@ impl Agent {
 
     /// One volume.
     pub fn get_volume(&self, name: &str) -> Result<v1::Volume> {
-        Ok(convert::volume(self.info(name)?, &self.devices))
+        let info = self.pool.volume(name).map_err(of_store)?;
+        Ok(convert::volume(info, &self.devices))
     }
 
+    /// A volume without its figures, which take a walk of its map.
     fn info(&self, name: &str) -> Result<VolumeInfo> {
-        self.pool.volume(name).map_err(of_store)
+        self.pool.volume_by_name(name).map_err(of_store)
     }
 
     /// A new volume: blank, with a file system, or from a snapshot.

@@ -180,7 +180,8 @@ fn kept_flags(has: rustix::fs::StatVfsMountFlags) -> MountFlags {
 /// # Errors
 /// EBUSY while somebody uses it; others of umount(2).
 pub fn unmount_all(path: &Path) -> io::Result<()> {
-    while at(path)?.is_some() {
+    // Each once: a mount that another one hides, at a directory above, cannot be reached by its path.
+    for _ in table()?.iter().filter(|mount| mount.mountpoint == path) {
         match rustix::mount::unmount(path, UnmountFlags::NOFOLLOW) {
             // Somebody else did it.
             Ok(()) | Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => {}

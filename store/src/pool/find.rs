@@ -12,6 +12,16 @@ fn has(labels: &Labels, wanted: &Labels) -> bool {
 }
 
 impl Pool {
+    /// The volume of that name, for whoever wants no figures. `exclusive_bytes` is 0.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub fn volume_by_name(&self, name: &str) -> Result<VolumeInfo> {
+        let catalog = self.core.catalog.lock().clone();
+        let (v, head) = catalog.live_volume(name)?;
+        Ok(self.volume_info(&catalog, v, head, Walk::No))
+    }
+
     /// The volume with that id. `exclusive_bytes` is 0.
     ///
     /// # Errors
