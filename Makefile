@@ -38,6 +38,10 @@ test: ## Every test this machine can run
 test-kernel: ## Tests on a kernel of their own, with ublk: built once and cached (6 to 25 minutes)
 	@CARGO='$(CARGO)' tests/kernel/test
 
+.PHONY: fuzz
+fuzz: ## Mutated images of every format, SECONDS=60 each (root: a dirty journal comes from a mount)
+	FUZZ_SECONDS=$(or $(SECONDS),60) $(CARGO) test -p fuse-view --locked --test fuzz -- --nocapture
+
 .PHONY: mutations
 mutations: ## The store's tests against deliberate bugs: each must be caught
 	$(CARGO) test -p store --locked --features mutations --test mutations -- --nocapture

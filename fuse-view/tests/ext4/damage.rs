@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 /// A small image with a bit of everything, filled by mke2fs itself, without checksums unless asked for.
-fn small_image(options: &str) -> Option<Vec<u8>> {
+pub fn small_image(options: &str) -> Option<Vec<u8>> {
     let dir = workdir();
     let source = dir.path().join("source");
     std::fs::create_dir(&source).unwrap();

@@ -7,6 +7,7 @@ mod crash;
 mod damage;
 mod htree;
 mod jbd2;
+mod kinds;
 mod oracle;
 mod seek;
 mod traps;
