@@ -4,6 +4,7 @@ use crate::common::support::run;
 use crate::common::{skip::skip, sys};
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Makes an image of `mib` MiB with mkfs.btrfs and these options; None, with a word about it, where that is missing.
 pub fn mkfs(dir: &Path, mib: u64, options: &str) -> Option<PathBuf> {
@@ -12,7 +13,18 @@ pub fn mkfs(dir: &Path, mib: u64, options: &str) -> Option<PathBuf> {
     let mut args = vec!["-q", "-f"];
     args.extend(options.split_whitespace());
     args.push(image.to_str().unwrap());
-    match run("mkfs.btrfs", &args) {
+    let mut made = run("mkfs.btrfs", &args);
+    // It looks at every mount of the machine, and gives up at one whose server somebody else has just killed.
+    for _ in 0..300 {
+        match &made {
+            Err(e) if e.contains("cannot check mount status") => {
+                std::thread::sleep(Duration::from_millis(200));
+                made = run("mkfs.btrfs", &args);
+            }
+            _ => break,
+        }
+    }
+    match made {
         Ok(_) => Some(image),
         Err(e) if e.contains("No such file") && e.starts_with("mkfs.btrfs:") => {
             skip("mkfs.btrfs is missing (package btrfs-progs)");
