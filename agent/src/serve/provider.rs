@@ -9,33 +9,30 @@ use fuse_view::source::SnapshotSource;
 use fuse_view::tree::{Limits, SnapshotEntry, SnapshotProvider, SnapshotTree, VolumeEntry};
 use fuse_view::{BlockRead, Error, Result};
 use parking_lot::Mutex;
-use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use store::{Pool, SnapshotInfo};
-
-/// Ids of names that only snapshots have (their volume is deleted) begin here; the store counts from 1.
-const ORPHANS: u64 = 1 << 61;
+use store::{Pool, SnapshotBrief, VolumeBrief};
 
 /// The pool as the tree sees it.
 pub struct PoolProvider(pub Arc<Pool>);
 
 impl SnapshotProvider for PoolProvider {
     fn volumes(&self) -> Vec<VolumeEntry> {
-        let mut volumes: BTreeMap<String, u64> = BTreeMap::new();
-        for info in self.listed(None) {
-            let id = volumes.entry(info.volume).or_insert(ORPHANS | info.id);
-            *id = (*id).min(ORPHANS | info.id);
-        }
-        volumes.extend(self.0.volumes().into_iter().map(|info| (info.name, info.id)));
-        volumes.into_iter().map(|(name, id)| VolumeEntry { name, id }).collect()
+        let entry = |VolumeBrief { name, id }| VolumeEntry { name, id };
+        self.0.volumes_in_brief().into_iter().map(entry).collect()
     }
 
     fn snapshots(&self, volume: &str) -> Vec<SnapshotEntry> {
-        let entry =
-            |info: SnapshotInfo| SnapshotEntry { name: info.name, id: info.id, created_at: info.created_at };
-        self.listed(Some(volume)).map(entry).collect()
+        self.0.snapshots_in_brief(volume, 0).unwrap_or_default().into_iter().map(entry).collect()
+    }
+
+    fn named(&self, volume: &str, snapshot: &str) -> Option<SnapshotEntry> {
+        self.0.snapshot_named_in_brief(volume, snapshot).map(entry)
+    }
+
+    fn with_id(&self, _volume: &str, id: u64) -> Option<SnapshotEntry> {
+        self.0.snapshot_in_brief(id).map(entry)
     }
 
     fn open(&self, volume: &str, snapshot: &str) -> Result<Arc<dyn BlockRead>> {
@@ -51,10 +48,8 @@ impl SnapshotProvider for PoolProvider {
     }
 }
 
-impl PoolProvider {
-    fn listed(&self, volume: Option<&str>) -> impl Iterator<Item = SnapshotInfo> {
-        self.0.snapshots(volume).unwrap_or_default().into_iter()
-    }
+fn entry(of: SnapshotBrief) -> SnapshotEntry {
+    SnapshotEntry { name: of.name, id: of.id, created_at: of.created_at }
 }
 
 /// Bytes that all readers of the tree together keep in memory.

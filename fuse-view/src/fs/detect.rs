@@ -13,6 +13,8 @@ pub enum Format {
     Xfs,
     /// btrfs.
     Btrfs,
+    /// FAT12, FAT16 or FAT32.
+    Vfat,
     /// Recognised by this name, not read.
     Other(&'static str),
 }
@@ -23,6 +25,7 @@ impl fmt::Display for Format {
             Self::Ext => "ext4",
             Self::Xfs => "xfs",
             Self::Btrfs => "btrfs",
+            Self::Vfat => "vfat",
             Self::Other(name) => name,
         })
     }
@@ -47,9 +50,6 @@ const AFTER_EXT: &[Magic] = &[
     (1024, b"\x10\x20\xf5\xf2", "f2fs"),
     (1024, b"\xe2\xe1\xf5\xe0", "erofs"),
     (32769, b"CD001", "iso9660"),
-    (82, b"FAT32   ", "vfat"),
-    (54, b"FAT16   ", "vfat"),
-    (54, b"FAT12   ", "vfat"),
 ];
 
 /// Tells what `dev` holds by its signatures; None: nothing known. Partition tables are not looked at.
@@ -83,7 +83,7 @@ pub fn detect(dev: &dyn BlockRead) -> Result<Option<Format>> {
         }
     }
     if is_plain_fat(dev)? {
-        return Ok(Some(Format::Other("vfat")));
+        return Ok(Some(Format::Vfat));
     }
     if is_swap(dev)? {
         return Ok(Some(Format::Other("swap space")));

@@ -5,6 +5,7 @@
 
 pub mod btrfs;
 pub mod ext4;
+pub mod vfat;
 pub mod xfs;
 
 pub(crate) mod bytes;
@@ -34,9 +35,10 @@ pub fn open_with(dev: Arc<dyn BlockRead>, scratch: &Scratch) -> Result<Arc<dyn F
         Some(Format::Ext) => Ok(Arc::new(ext4::Ext4::open(dev, scratch)?)),
         Some(Format::Xfs) => Ok(Arc::new(xfs::Xfs::open(dev, scratch)?)),
         Some(Format::Btrfs) => Ok(Arc::new(btrfs::Btrfs::open(dev, scratch)?)),
-        Some(other) => {
-            Err(Error::Unsupported(format!("{other} is not read yet; ext2, ext3, ext4, xfs and btrfs are")))
-        }
+        Some(Format::Vfat) => Ok(Arc::new(vfat::Vfat::open(dev)?)),
+        Some(other) => Err(Error::Unsupported(format!(
+            "{other} is not read yet; ext2, ext3, ext4, xfs, btrfs and vfat are"
+        ))),
         None => Err(Error::Unsupported("no file system recognised".into())),
     }
 }

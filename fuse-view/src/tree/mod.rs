@@ -4,6 +4,7 @@
 //! [`SnapshotTree`] the tree `/snapshots/<volume>/<snapshot>/…`.
 
 mod contents;
+mod gmt;
 mod provider;
 mod single;
 mod slots;

@@ -29,6 +29,14 @@ pub trait SnapshotProvider: Send + Sync {
     fn volumes(&self) -> Vec<VolumeEntry>;
     /// The snapshots of the volume called `volume`; none if there is no such volume.
     fn snapshots(&self, volume: &str) -> Vec<SnapshotEntry>;
+    /// One snapshot by its name.
+    fn named(&self, volume: &str, snapshot: &str) -> Option<SnapshotEntry> {
+        self.snapshots(volume).into_iter().find(|entry| entry.name == snapshot)
+    }
+    /// One snapshot by its id.
+    fn with_id(&self, volume: &str, id: u64) -> Option<SnapshotEntry> {
+        self.snapshots(volume).into_iter().find(|entry| entry.id == id)
+    }
     /// Opens a snapshot, both by name.
     fn open(&self, volume: &str, snapshot: &str) -> Result<Arc<dyn BlockRead>>;
 }

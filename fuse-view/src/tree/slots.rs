@@ -21,8 +21,10 @@ pub enum Place {
     Root,
     /// The list of snapshots of a volume.
     Volume(u64),
-    /// A snapshot.
-    Snapshot { volume: u64, snapshot: u64 },
+    /// A snapshot; with `by_time`, under the name of its time, where it is a directory of its own.
+    Snapshot { volume: u64, snapshot: u64, by_time: bool },
+    /// The list of snapshots of a volume by their times.
+    ByTime(u64),
     /// The symbolic link `latest` while it leads to this snapshot.
     Latest { volume: u64, snapshot: u64 },
     /// A partition of the snapshot with this number.
@@ -34,7 +36,7 @@ impl Place {
     pub fn snapshot(self) -> Option<u64> {
         match self {
             Self::Snapshot { snapshot, .. } | Self::Latest { snapshot, .. } => Some(snapshot),
-            Self::Root | Self::Volume(_) | Self::Partition { .. } => None,
+            Self::Root | Self::Volume(_) | Self::ByTime(_) | Self::Partition { .. } => None,
         }
     }
 }

@@ -1,4 +1,7 @@
-//! `/snapshots/<volume>/<snapshot>/…`
+//! `/snapshots/<volume>/<snapshot>/…`, with `latest` and `by-time/@GMT-…` beside the snapshots.
+//!
+//! A name of a time leads to a directory of its own, not to a symbolic link: Samba's vfs_shadow_copy2 follows no link
+//! that leaves the share. In the directory of the volume these names can be opened, but are not listed.
 //!
 //! Invariants: listing volumes and snapshots opens none of them; a snapshot is opened at the first look inside,
 //! once, and closed when others are used and nothing in it is open; no lock of the whole tree is held over I/O.
@@ -10,7 +13,7 @@ use super::{
     Lifetime, Node, OpenFile, REPLAY_XATTR, SnapshotEntry, SnapshotProvider, TOP, Tree, TreeEntry,
     VolumeEntry,
     contents::{Contents, OpenSnapshot, Opener, Pinned, Shown},
-    entries, inner, outer,
+    entries, gmt, inner, outer,
     slots::{Place, Slot, Slots},
     synthetic::{dir_attr, symlink_attr},
     xattr_names_of, xattr_of,
@@ -18,7 +21,7 @@ use super::{
 use crate::{Attr, BlockRead, Error, FileKind, Result, StatFs, cache::CacheBudget, walk::is_plain_name};
 use parking_lot::Mutex;
 use std::{
-    collections::HashSet,
+    collections::{BTreeMap, HashSet},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -29,6 +32,10 @@ use std::{
 const LATEST: &str = "latest";
 /// Its place in the directory: behind all snapshots.
 const LATEST_COOKIE: u64 = 1 << 62;
+/// Name of the directory of snapshots by their times.
+const BY_TIME: &str = "by-time";
+/// Its place: behind that.
+const BY_TIME_COOKIE: u64 = LATEST_COOKIE + 1;
 /// Numbers given before those of deleted snapshots are looked for.
 const SLOTS_BEFORE_SWEEP: usize = 4096;
 
@@ -155,12 +162,11 @@ impl SnapshotTree {
 
     /// The names now of the volume and the snapshot of `place`.
     fn names(&self, place: Place) -> Result<(String, SnapshotEntry)> {
-        let (Place::Snapshot { volume, snapshot } | Place::Latest { volume, snapshot }) = place else {
+        let (Place::Snapshot { volume, snapshot, .. } | Place::Latest { volume, snapshot }) = place else {
             return Err(Error::WrongKind("not a snapshot".into()));
         };
         let volume = self.volume_name(volume)?;
-        let snapshots = self.provider.snapshots(&volume);
-        let entry = snapshots.into_iter().find(|entry| entry.id == snapshot);
+        let entry = self.provider.with_id(&volume, snapshot);
         Ok((volume, entry.ok_or_else(|| Error::NotFound("the snapshot was deleted".into()))?))
     }
 
@@ -178,7 +184,7 @@ impl SnapshotTree {
     /// The file system of `slot`, or None where the tree itself makes the entries.
     fn view(&self, slot: &Arc<Slot<OpenSnapshot>>) -> Result<Option<Pinned>> {
         match slot.place {
-            Place::Root | Place::Volume(_) | Place::Latest { .. } => Ok(None),
+            Place::Root | Place::Volume(_) | Place::ByTime(_) | Place::Latest { .. } => Ok(None),
             Place::Partition { of, number } => self.partition(of, number).map(Some),
             Place::Snapshot { .. } => {
                 let opened = self.opened(slot)?;
@@ -199,6 +205,7 @@ impl SnapshotTree {
         let mut listed = match slot.place {
             Place::Root => self.volumes(),
             Place::Volume(id) => self.snapshots(id)?,
+            Place::ByTime(id) => self.by_time(id)?,
             Place::Snapshot { .. } => self.partitions(slot)?,
             Place::Latest { .. } | Place::Partition { .. } => {
                 return Err(Error::WrongKind("not a directory".into()));
@@ -221,9 +228,15 @@ impl SnapshotTree {
         // A snapshot that got the name before it was reserved keeps it.
         let taken = snapshots.iter().any(|snapshot| snapshot.name == LATEST);
         let entry = |snapshot: SnapshotEntry| {
-            self.dir_entry(snapshot.name, Place::Snapshot { volume, snapshot: snapshot.id }, snapshot.id)
+            self.dir_entry(snapshot.name, snapshot_place(volume, snapshot.id), snapshot.id)
         };
+        let no_by_time = snapshots.is_empty() || snapshots.iter().any(|snapshot| snapshot.name == BY_TIME);
         let mut listed: Vec<_> = snapshots.into_iter().map(entry).collect();
+        if !no_by_time {
+            let node = self.top(Place::ByTime(volume));
+            let kind = Some(FileKind::Dir);
+            listed.push(TreeEntry { name: BY_TIME.into(), node, kind, cookie: BY_TIME_COOKIE });
+        }
         if let Some(snapshot) = newest.filter(|_| !taken) {
             listed.push(TreeEntry {
                 name: LATEST.into(),
@@ -233,6 +246,47 @@ impl SnapshotTree {
             });
         }
         Ok(listed)
+    }
+
+    /// The snapshots by their times. Of several made in one second, the one made last has the name.
+    fn by_time(&self, volume: u64) -> Result<Vec<TreeEntry>> {
+        let mut by_time: BTreeMap<i64, SnapshotEntry> = BTreeMap::new();
+        for snapshot in self.provider.snapshots(&self.volume_name(volume)?) {
+            let known = by_time.entry(snapshot.created_at).or_insert_with(|| snapshot.clone());
+            if known.id < snapshot.id {
+                *known = snapshot;
+            }
+        }
+        let entry = |(time, of): (i64, SnapshotEntry)| {
+            let place = Place::Snapshot { volume, snapshot: of.id, by_time: true };
+            Some(self.dir_entry(gmt::name(time)?, place, of.id))
+        };
+        Ok(by_time.into_iter().filter_map(entry).collect())
+    }
+
+    /// One name of a directory that is in no image, without making the others up.
+    fn listed_name(&self, slot: &Arc<Slot<OpenSnapshot>>, name: &[u8]) -> Result<Option<Node>> {
+        let text = std::str::from_utf8(name).ok();
+        match (slot.place, text, gmt::moment(name)) {
+            (Place::Root, Some(text), _) => {
+                let found = self.provider.volumes().into_iter().find(|volume| volume.name == text);
+                Ok(found.filter(|_| is_plain_name(name)).map(|volume| self.top(Place::Volume(volume.id))))
+            }
+            (Place::Volume(volume) | Place::ByTime(volume), _, Some(time)) => {
+                let all = self.provider.snapshots(&self.volume_name(volume)?).into_iter();
+                let last = all.filter(|snapshot| snapshot.created_at == time).max_by_key(|of| of.id);
+                Ok(last.map(|of| self.top(Place::Snapshot { volume, snapshot: of.id, by_time: true })))
+            }
+            (Place::Volume(volume), Some(text), None) if text != LATEST && text != BY_TIME => {
+                let found = self.provider.named(&self.volume_name(volume)?, text);
+                let found = found.filter(|_| is_plain_name(name));
+                Ok(found.map(|snapshot| self.top(snapshot_place(volume, snapshot.id))))
+            }
+            _ => {
+                let found = self.listed(slot)?.into_iter().find(|entry| entry.name == name);
+                Ok(found.map(|entry| entry.node))
+            }
+        }
     }
 
     fn partitions(&self, slot: &Arc<Slot<OpenSnapshot>>) -> Result<Vec<TreeEntry>> {
@@ -269,7 +323,7 @@ impl SnapshotTree {
     fn top_attr(&self, slot: &Arc<Slot<OpenSnapshot>>) -> Result<Attr> {
         match slot.place {
             Place::Root => Ok(dir_attr(0)),
-            Place::Volume(id) => {
+            Place::Volume(id) | Place::ByTime(id) => {
                 let snapshots = self.provider.snapshots(&self.volume_name(id)?);
                 Ok(dir_attr(newest(&snapshots).map_or(0, |newest| newest.created_at)))
             }
@@ -309,7 +363,9 @@ impl Tree for SnapshotTree {
         match self.slots.get(node.fs).map(|slot| slot.place) {
             Some(Place::Latest { .. }) | None => Lifetime::Now,
             Some(Place::Partition { .. }) => Lifetime::Forever,
-            Some(Place::Root | Place::Volume(_) | Place::Snapshot { .. }) => Lifetime::Short,
+            Some(Place::Root | Place::Volume(_) | Place::ByTime(_) | Place::Snapshot { .. }) => {
+                Lifetime::Short
+            }
         }
     }
 
@@ -335,8 +391,7 @@ impl Tree for SnapshotTree {
             let ino = view.lookup(inner(&*view, dir.ino), name)?;
             return Ok(outer(&*view, dir.fs, ino));
         }
-        let found = self.listed(&slot)?.into_iter().find(|entry| entry.name == name);
-        found.map(|entry| entry.node).ok_or_else(|| Error::NotFound(crate::walk::show(name)))
+        self.listed_name(&slot, name)?.ok_or_else(|| Error::NotFound(crate::walk::show(name)))
     }
 
     fn readdir(&self, dir: Node, cookie: u64, max: usize) -> Result<Vec<TreeEntry>> {
@@ -414,6 +469,11 @@ impl Tree for SnapshotTree {
             pinned.view.statfs()
         }))
     }
+}
+
+/// A snapshot under its own name.
+fn snapshot_place(volume: u64, snapshot: u64) -> Place {
+    Place::Snapshot { volume, snapshot, by_time: false }
 }
 
 /// The newest of `snapshots`; of several made in one second, the one made last.

@@ -102,6 +102,14 @@ impl Pool {
         Ok(catalog.snapshots_of(of).filter(|s| s.id.0 > after).filter_map(|s| brief(s)).collect())
     }
 
+    /// The snapshot of that name. From memory; nothing is counted.
+    pub fn snapshot_named_in_brief(&self, volume: &str, name: &str) -> Option<SnapshotBrief> {
+        let catalog = self.core.catalog.lock();
+        let of = catalog.volume_named(volume).ok()?.id;
+        let is_named = |s: &&Arc<Version>| matches!(&s.kind, Kind::Snapshot { name: own, .. } if own == name);
+        catalog.snapshots_of(of).find(is_named).and_then(|s| brief(s))
+    }
+
     /// The snapshot with this id. From memory; nothing is counted.
     pub fn snapshot_in_brief(&self, id: u64) -> Option<SnapshotBrief> {
         let catalog = self.core.catalog.lock();
