@@ -1,6 +1,7 @@
 //! The agent's configuration: defaults, then the TOML file, then the command line.
 
 use api::{Error, ErrorKind, Result};
+use fuse_view::fuse::{IdMap, Owners};
 use serde::Deserialize;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -62,6 +63,8 @@ pub struct Config {
     pub snapshots_dir: Option<PathBuf>,
     /// Whether other users may look into it.
     pub allow_other: bool,
+    /// Owners and groups as they are shown in it.
+    pub owners: Owners,
     /// How volumes become block devices.
     pub transport: Transport,
     /// Stable names of devices.
@@ -87,6 +90,8 @@ struct File {
     socket_group: Option<String>,
     snapshots_dir: Option<PathBuf>,
     allow_other: Option<bool>,
+    snapshots_uid_map: Option<Vec<String>>,
+    snapshots_gid_map: Option<Vec<String>>,
     transport: Option<Transport>,
     device_dir: Option<PathBuf>,
     run_dir: Option<PathBuf>,
@@ -155,10 +160,22 @@ fn check(file: &File) -> std::result::Result<(), (&'static str, String)> {
         let (low, high) = (FREEZE_DEADLINE_MS.start(), FREEZE_DEADLINE_MS.end());
         return Err(("freeze_deadline_ms", format!("{ms} is not within {low} to {high}")));
     }
+    for (key, map) in
+        [("snapshots_uid_map", &file.snapshots_uid_map), ("snapshots_gid_map", &file.snapshots_gid_map)]
+    {
+        if id_map(map.as_ref()).is_none() {
+            return Err((key, "a range is FROM:TO:COUNT, three numbers".into()));
+        }
+    }
     if let Some(log) = &file.log {
         crate::logging::check_filter(log).map_err(|why| ("log", format!("`{log}` is no filter: {why}")))?;
     }
     Ok(())
+}
+
+/// The ranges of a map; None: one of them is none.
+fn id_map(ranges: Option<&Vec<String>>) -> Option<IdMap> {
+    IdMap::parse(ranges.into_iter().flatten().map(String::as_str))
 }
 
 /// `FILE:LINE: KEY: what is wrong`.
@@ -197,6 +214,10 @@ fn resolve(options: &AgentOptions, file: File) -> Result<Config> {
         socket_group: file.socket_group,
         snapshots_dir,
         allow_other: file.allow_other.unwrap_or(false),
+        owners: Owners {
+            users: id_map(file.snapshots_uid_map.as_ref()).unwrap_or_default(),
+            groups: id_map(file.snapshots_gid_map.as_ref()).unwrap_or_default(),
+        },
         transport: options.transport.or(file.transport).unwrap_or_default(),
         device_dir: file.device_dir.unwrap_or_else(|| "/dev/cowslip".into()),
         ring_dir: file.ring_dir,
@@ -268,6 +289,10 @@ mod tests {
         check("freeze_deadline_ms = 100", |c| c.freeze_deadline == Duration::from_millis(100));
         check("socket = '/x/a.sock'", |c| c.run_dir == Path::new("/x/a.sock.d"));
         check("run_dir = '/y'", |c| c.run_dir == Path::new("/y"));
+        check("snapshots_uid_map = ['0:1000:1']", |c| c.owners.users.shown(0) == 1000);
+        check("snapshots_gid_map = ['5:7:2']", |c| {
+            (c.owners.groups.shown(6), c.owners.users.shown(6)) == (8, 6)
+        });
     }
 
     #[test]

@@ -49,7 +49,7 @@ fn volumes_snapshots_and_latest_are_listed_without_opening() {
     let provider = sample();
     let tree = tree(&provider, 4, files);
     assert_eq!(names(&tree, "/"), ["web", "db"]);
-    assert_eq!(names(&tree, "/web"), ["monday", "tuesday", "latest"]);
+    assert_eq!(names(&tree, "/web"), ["monday", "tuesday", "latest", "by-time"]);
     for path in ["/", "/web", "/web/monday", "/web/latest"] {
         let node = walk(&tree, path).unwrap();
         tree.attr(node).unwrap();
@@ -79,7 +79,7 @@ fn new_deleted_and_replaced_snapshots_are_told_apart() {
     let monday = walk(&tree, "/web/monday").unwrap();
     let file = walk(&tree, "/web/monday/name").unwrap();
     provider.add("web", "wednesday", 30);
-    assert_eq!(names(&tree, "/web"), ["monday", "tuesday", "wednesday", "latest"]);
+    assert_eq!(names(&tree, "/web"), ["monday", "tuesday", "wednesday", "latest", "by-time"]);
     let after = walk(&tree, "/web/latest").unwrap();
     assert_ne!(before, after, "a cached target must not be shown for the new one");
     assert_eq!(tree.readlink(after).unwrap(), b"wednesday");
@@ -212,4 +212,53 @@ fn many_threads_open_a_snapshot_once() {
         }
     });
     assert_eq!(provider.opens(), 1);
+}
+
+#[test]
+fn snapshots_are_found_by_their_time() {
+    let provider = sample();
+    let tree = tree(&provider, 4, files);
+    let [ten, twenty] = ["@GMT-1970.01.01-00.00.10", "@GMT-1970.01.01-00.00.20"];
+    assert_eq!(names(&tree, "/web/by-time"), [ten, twenty]);
+    for dir in ["/web/by-time", "/web"] {
+        let node = walk(&tree, &format!("{dir}/{ten}")).unwrap();
+        assert_eq!(tree.attr(node).unwrap().kind, FileKind::Dir);
+        assert!(matches!(walk(&tree, &format!("{dir}/@GMT-1970.01.01-00.00.11")), Err(Error::NotFound(_))));
+        assert!(matches!(walk(&tree, &format!("{dir}/@GMT-nonsense")), Err(Error::NotFound(_))));
+    }
+    assert_eq!(provider.opens(), 0);
+    assert_eq!(read(&tree, &format!("/web/{twenty}/name")), "web@tuesday");
+    assert_eq!(read(&tree, &format!("/web/by-time/{ten}/name")), "web@monday");
+    // A directory has one name only: those of a time are directories of their own.
+    let (own, timed) = (walk(&tree, "/web/monday").unwrap(), walk(&tree, &format!("/web/{ten}")).unwrap());
+    assert_ne!(own, timed);
+    // Of two in one second the later one has the name; a snapshot that has the directory's name keeps it.
+    provider.add("db", "by-time", 15);
+    assert_eq!(names(&tree, "/db"), ["only", "by-time", "latest"]);
+    assert_eq!(read(&tree, "/db/by-time/name"), "db@by-time");
+    assert_eq!(read(&tree, "/db/@GMT-1970.01.01-00.00.15/name"), "db@by-time");
+    provider.remove("web", "monday");
+    assert!(walk(&tree, &format!("/web/{ten}")).is_err());
+    assert_eq!(names(&tree, "/web/by-time"), [twenty]);
+}
+
+#[test]
+fn thousands_of_snapshots_are_listed_without_opening_one() {
+    let provider = Arc::new(FakeProvider::default());
+    for id in 1..=5000 {
+        provider.add("web", &format!("s{id}"), id);
+    }
+    let tree = tree(&provider, 4, files);
+    for (path, count) in [("/web", 5002), ("/web/by-time", 5000)] {
+        let dir = walk(&tree, path).unwrap();
+        let (mut cookie, mut seen) = (0, 0);
+        loop {
+            let batch = tree.readdir(dir, cookie, 500).unwrap();
+            let Some(last) = batch.last() else { break };
+            cookie = last.cookie;
+            seen += batch.len();
+        }
+        assert_eq!(seen, count, "{path}");
+    }
+    assert_eq!((provider.opens(), tree.open_count()), (0, 0));
 }

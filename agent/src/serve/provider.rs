@@ -140,7 +140,11 @@ fn mount(agent: &Agent, dir: &Path) -> std::result::Result<(Mounted, Arc<Snapsho
         make_dir(dir, 0o755).map_err(|error| error.message)?;
     }
     let provider = Arc::new(PoolProvider(Arc::clone(&agent.pool)));
-    let options = Options { allow_other: agent.config.allow_other, ..Options::default() };
+    let options = Options {
+        allow_other: agent.config.allow_other,
+        owners: agent.config.owners.clone(),
+        ..Options::default()
+    };
     let budget = CacheBudget::new(CACHE_BYTES);
     fuse::mount_snapshots(provider, dir, Limits::default(), &budget, &options)
         .map_err(|error| error.to_string())

@@ -1,6 +1,6 @@
 //! FUSE requests answered from a tree.
 
-use super::ids::Ids;
+use super::{ids::Ids, owners::Owners};
 use crate::{
     Attr, Error, FileKind, Timestamp,
     tree::{Lifetime, Node, OpenFile, Tree, TreeEntry},
@@ -41,6 +41,7 @@ const SHORT: Duration = Duration::from_secs(1);
 pub struct Adapter {
     tree: Arc<dyn Tree>,
     ids: Ids,
+    owners: Owners,
     /// Set before the first request is read.
     notifier: Arc<OnceLock<Notifier>>,
     open: RwLock<HashMap<u64, OpenFile>>,
@@ -53,10 +54,10 @@ thread_local! {
 }
 
 impl Adapter {
-    pub fn new(tree: Arc<dyn Tree>, notifier: Arc<OnceLock<Notifier>>) -> Self {
+    pub fn new(tree: Arc<dyn Tree>, notifier: Arc<OnceLock<Notifier>>, owners: Owners) -> Self {
         let ids = Ids::new(tree.root());
         let open = RwLock::new(HashMap::new());
-        Self { tree, ids, notifier, open, next_handle: AtomicU64::new(1) }
+        Self { tree, ids, owners, notifier, open, next_handle: AtomicU64::new(1) }
     }
 
     fn node(&self, id: INodeNo) -> Result<Node, Errno> {
@@ -91,7 +92,12 @@ impl Adapter {
         let dir = self.enter(request, parent)?;
         let node = self.tree.lookup(dir, name.as_bytes()).map_err(errno)?;
         let attr = self.tree.attr(node).map_err(errno)?;
-        Ok((node, file_attr(&attr, self.ids.remember(node))))
+        Ok((node, self.shown(&attr, self.ids.remember(node))))
+    }
+
+    fn shown(&self, attr: &Attr, id: INodeNo) -> FileAttr {
+        let attr = file_attr(attr, id);
+        FileAttr { uid: self.owners.users.shown(attr.uid), gid: self.owners.groups.shown(attr.gid), ..attr }
     }
 
     fn opened(&self, file: OpenFile) -> FileHandle {
@@ -144,7 +150,7 @@ impl Adapter {
             let dot = !is_plain_name(&entry.name);
             let number = if dot { id } else { self.ids.remember(entry.node) };
             let (ttl, attr) = match self.tree.attr(entry.node) {
-                Ok(attr) => (self.ttl(entry.node), file_attr(&attr, number)),
+                Ok(attr) => (self.ttl(entry.node), self.shown(&attr, number)),
                 // The name is there: shown with a size that the kernel refuses, so that it asks again.
                 Err(_) => (Duration::ZERO, FileAttr { size: u64::MAX, ..unknown_attr(entry.kind, number) }),
             };
@@ -160,7 +166,8 @@ impl Adapter {
     fn visible_xattr(&self, request: &Request, id: INodeNo, name: &OsStr) -> Result<Vec<u8>, Errno> {
         let name = name.as_bytes();
         let value = if may_see_xattr(request, name) {
-            self.tree.xattr(self.node(id)?, name).map_err(errno)?
+            let value = self.tree.xattr(self.node(id)?, name).map_err(errno)?;
+            value.map(|value| self.owners.shown_acl(name, value))
         } else {
             None
         };
@@ -227,7 +234,7 @@ impl Filesystem for Adapter {
     fn getattr(&self, _request: &Request, id: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
         let found = self.node(id).and_then(|node| Ok((node, self.tree.attr(node).map_err(errno)?)));
         match found {
-            Ok((node, attr)) => reply.attr(&self.ttl(node), &file_attr(&attr, id)),
+            Ok((node, attr)) => reply.attr(&self.ttl(node), &self.shown(&attr, id)),
             Err(error) => reply.error(error),
         }
     }

@@ -6,6 +6,7 @@
 mod adapter;
 mod ids;
 mod mountpoint;
+mod owners;
 mod sys;
 
 use crate::{
@@ -15,6 +16,7 @@ use crate::{
 };
 use adapter::Adapter;
 use fuser::{Notifier, Session, SessionACL};
+pub use owners::{IdMap, Owners};
 use std::{
     io,
     os::fd::{AsFd, OwnedFd},
@@ -29,13 +31,15 @@ pub struct Options {
     /// Let other users in; the kernel checks their permissions by the owners and modes in the image. Users
     /// but root may do so only if `/etc/fuse.conf` says `user_allow_other`.
     pub allow_other: bool,
+    /// Owners and groups as they are shown.
+    pub owners: Owners,
     /// Threads that serve requests.
     pub threads: usize,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { allow_other: false, threads: 4 }
+        Self { allow_other: false, owners: Owners::default(), threads: 4 }
     }
 }
 
@@ -97,7 +101,7 @@ pub fn mount_tree(tree: Arc<dyn Tree>, dir: &Path, options: &Options) -> Result<
         move |source| Error::System { path, what, source }
     };
     let notifier = Arc::new(OnceLock::<Notifier>::new());
-    let adapter = Adapter::new(tree, notifier.clone());
+    let adapter = Adapter::new(tree, notifier.clone(), options.owners.clone());
     let acl = if options.allow_other { SessionACL::All } else { SessionACL::Owner };
     let mut config = fuser::Config::default();
     config.acl = acl;

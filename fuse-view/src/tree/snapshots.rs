@@ -200,18 +200,19 @@ impl SnapshotTree {
         Node { fs: self.slots.of(place).fs, ino: TOP }
     }
 
-    /// The entries of a directory that is in no image, by ascending cookie.
-    fn listed(&self, slot: &Arc<Slot<OpenSnapshot>>) -> Result<Vec<TreeEntry>> {
+    /// The entries of a directory that is in no image behind `cookie`, by ascending cookie, `max` at least where there
+    /// are as many.
+    fn listed(&self, slot: &Arc<Slot<OpenSnapshot>>, cookie: u64, max: usize) -> Result<Vec<TreeEntry>> {
         let mut listed = match slot.place {
             Place::Root => self.volumes(),
-            Place::Volume(id) => self.snapshots(id)?,
-            Place::ByTime(id) => self.by_time(id)?,
+            Place::Volume(id) => self.snapshots(id, cookie, max)?,
+            Place::ByTime(id) => self.by_time(id, cookie, max)?,
             Place::Snapshot { .. } => self.partitions(slot)?,
             Place::Latest { .. } | Place::Partition { .. } => {
                 return Err(Error::WrongKind("not a directory".into()));
             }
         };
-        listed.retain(|entry| is_plain_name(&entry.name));
+        listed.retain(|entry| entry.cookie > cookie && is_plain_name(&entry.name));
         listed.sort_by_key(|entry| entry.cookie);
         Ok(listed)
     }
@@ -221,7 +222,7 @@ impl SnapshotTree {
         self.provider.volumes().into_iter().map(entry).collect()
     }
 
-    fn snapshots(&self, volume: u64) -> Result<Vec<TreeEntry>> {
+    fn snapshots(&self, volume: u64, cookie: u64, max: usize) -> Result<Vec<TreeEntry>> {
         self.sweep();
         let snapshots = self.provider.snapshots(&self.volume_name(volume)?);
         let newest = newest(&snapshots).map(|newest| newest.id);
@@ -231,7 +232,14 @@ impl SnapshotTree {
             self.dir_entry(snapshot.name, snapshot_place(volume, snapshot.id), snapshot.id)
         };
         let no_by_time = snapshots.is_empty() || snapshots.iter().any(|snapshot| snapshot.name == BY_TIME);
-        let mut listed: Vec<_> = snapshots.into_iter().map(entry).collect();
+        let mut rest: Vec<SnapshotEntry> = snapshots.into_iter().filter(|of| of.id >= cookie).collect();
+        rest.sort_by_key(|snapshot| snapshot.id);
+        // A number is given to what is told only.
+        let more = rest.len() > max;
+        let mut listed: Vec<_> = rest.into_iter().take(max).map(entry).collect();
+        if more {
+            return Ok(listed);
+        }
         if !no_by_time {
             let node = self.top(Place::ByTime(volume));
             let kind = Some(FileKind::Dir);
@@ -249,7 +257,7 @@ impl SnapshotTree {
     }
 
     /// The snapshots by their times. Of several made in one second, the one made last has the name.
-    fn by_time(&self, volume: u64) -> Result<Vec<TreeEntry>> {
+    fn by_time(&self, volume: u64, cookie: u64, max: usize) -> Result<Vec<TreeEntry>> {
         let mut by_time: BTreeMap<i64, SnapshotEntry> = BTreeMap::new();
         for snapshot in self.provider.snapshots(&self.volume_name(volume)?) {
             let known = by_time.entry(snapshot.created_at).or_insert_with(|| snapshot.clone());
@@ -261,7 +269,9 @@ impl SnapshotTree {
             let place = Place::Snapshot { volume, snapshot: of.id, by_time: true };
             Some(self.dir_entry(gmt::name(time)?, place, of.id))
         };
-        Ok(by_time.into_iter().filter_map(entry).collect())
+        let mut rest: Vec<_> = by_time.into_iter().filter(|(_, of)| of.id >= cookie).collect();
+        rest.sort_by_key(|(_, of)| of.id);
+        Ok(rest.into_iter().filter_map(entry).take(max).collect())
     }
 
     /// One name of a directory that is in no image, without making the others up.
@@ -283,7 +293,7 @@ impl SnapshotTree {
                 Ok(found.map(|snapshot| self.top(snapshot_place(volume, snapshot.id))))
             }
             _ => {
-                let found = self.listed(slot)?.into_iter().find(|entry| entry.name == name);
+                let found = self.listed(slot, 0, usize::MAX)?.into_iter().find(|entry| entry.name == name);
                 Ok(found.map(|entry| entry.node))
             }
         }
@@ -399,8 +409,8 @@ impl Tree for SnapshotTree {
         match self.view(&slot)? {
             Some(Pinned { view, .. }) => entries(&*view, dir.fs, dir.ino, cookie, max),
             None => {
-                let listed = self.listed(&slot)?.into_iter();
-                Ok(listed.filter(|entry| entry.cookie > cookie).take(max).collect())
+                let listed = self.listed(&slot, cookie, max)?.into_iter();
+                Ok(listed.take(max).collect())
             }
         }
     }
