@@ -1,7 +1,9 @@
 //! The command line: parses, runs one command, reports how it ended.
 
+mod archive;
 mod args;
 mod backend;
+mod complete;
 mod doctor;
 mod events;
 mod export;
@@ -207,10 +209,12 @@ fn dispatch(context: &mut Context, command: Command) -> Result<ExitCode> {
         Command::Versions(args) => return files::versions(context, &args),
         Command::Diff(args) => return files::diff(context, &args),
         Command::Restore(args) => return restore::run(context, &args),
+        Command::Export(args) => return archive::run(context, &args),
         Command::Mount(args) => mount::mount(context, &args)?,
         Command::Umount(args) => mount::umount(context, &args)?,
         Command::Events(args) => events::run(context, &args)?,
         Command::Doctor(_) => return doctor::run(context),
+        Command::Complete(args) => complete::run(context, &args)?,
         Command::Completions(args) => shell::completions(context, &args)?,
         Command::Man(args) => shell::manual(context, &args)?,
     }

@@ -40,6 +40,7 @@ const COMMANDS: &[&str] = &[
     "versions",
     "diff",
     "restore",
+    "export",
     "mount",
     "umount",
     "events",

@@ -238,3 +238,60 @@ impl Drop for Unmount {
         }
     }
 }
+
+#[test]
+fn export_writes_an_archive_that_tar_reads() {
+    let Some(image) = image() else { return };
+    let archive = image.dir.path().join("out.tar");
+    run(["-q", "export", &image.source("/"), "--tar", archive.to_str().unwrap()]).with(0);
+    // Nothing is replaced.
+    run(["-q", "export", &image.source("/"), "--tar", archive.to_str().unwrap()]).with(4);
+    let out = image.dir.path().join("out");
+    fs::create_dir(&out).unwrap();
+    let words = ["-xf", archive.to_str().unwrap(), "-C", out.to_str().unwrap()].map(OsStr::new);
+    tool("tar", &words).expect("tar reads it");
+    assert_eq!(fs::read_to_string(out.join("etc/hosts")).unwrap(), "127.0.0.1 localhost\n");
+    assert_eq!(fs::read(out.join("big")).unwrap(), vec![b'x'; 3_000_000]);
+    assert_eq!(fs::read_link(out.join("etc/link")).unwrap(), Path::new("hosts"));
+    assert_eq!(fs::read(out.join(OsStr::from_bytes(b"odd\xff"))).unwrap(), b"odd");
+    // Nanoseconds too.
+    let time = |path: &Path| fs::metadata(path).unwrap().modified().unwrap();
+    assert_eq!(time(&out.join("etc/hosts")), time(&image.dir.path().join("tree/etc/hosts")));
+
+    let listed = cowslip().args(["export", &image.source("/etc"), "--tar", "-"]).output().unwrap();
+    assert!(listed.status.success());
+    let archive = image.dir.path().join("etc.tar");
+    fs::write(&archive, listed.stdout).unwrap();
+    let listed = tool("tar", &["-tf", archive.to_str().unwrap()].map(OsStr::new)).unwrap().stdout;
+    let mut names: Vec<&str> = std::str::from_utf8(&listed).unwrap().lines().collect();
+    names.sort_unstable();
+    assert_eq!(names, ["etc/", "etc/app/", "etc/app/empty", "etc/hosts", "etc/link"]);
+    run(["export", &image.source("/none"), "--tar", "-"]).with(3);
+}
+
+#[test]
+fn shells_complete_paths_inside_of_images() {
+    let Some(image) = image() else { return };
+    let file = image.file.display();
+    let offered = run(["__complete", "--", &image.source("/et")]).with(0).stdout;
+    assert_eq!(offered, format!("{file}:/etc/\n"));
+    let offered = run(["__complete", "--", &image.source("/etc/")]).with(0).stdout;
+    assert_eq!(offered, format!("{file}:/etc/app/\n{file}:/etc/hosts\n{file}:/etc/link\n"));
+    // What cannot be completed is not, and nothing is said.
+    for word in ["/none:/x", "db@x:/etc/", "db@", ""] {
+        let ended = run(["--socket", "/nonexistent/agent.sock", "__complete", "--", word]).with(0);
+        assert_eq!((ended.stdout.as_str(), ended.stderr.as_str()), ("", ""), "{word}");
+    }
+    let script = image.dir.path().join("completions.bash");
+    fs::write(&script, run(["completions", "bash"]).with(0).stdout).unwrap();
+    let program = env!("CARGO_BIN_EXE_cowslip");
+    let line = format!("cowslip cat {}", image.source("/etc/h"));
+    let bash = format!(
+        "source '{}'; COMP_LINE='{line}' COMP_POINT={} COMP_WORDS=(cowslip cat x) COMP_CWORD=2; \
+         _cowslip_words '{program}' x cat; printf '%s\\n' \"${{COMPREPLY[@]}}\"",
+        script.display(),
+        line.len()
+    );
+    let out = tool("bash", &["-c", &bash].map(OsStr::new)).expect("bash takes the script");
+    assert_eq!(String::from_utf8_lossy(&out.stdout), "/etc/hosts\n");
+}

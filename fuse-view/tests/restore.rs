@@ -392,3 +392,29 @@ fn the_fake_holds_what_it_was_given() {
     assert_eq!(&buf[..12], b"bc\0\0\0\0\0\0\0xyz");
     assert_eq!(view.next_data(file, 3).unwrap(), Some(10..13));
 }
+
+#[test]
+fn an_interrupted_restore_goes_on() {
+    let mut view = FakeView::new();
+    let dir = view.dir(ROOT, "tree");
+    let sub = view.dir(dir, "sub");
+    view.file(dir, "first", b"first");
+    view.file(sub, "second", b"second");
+    let out = tempfile::tempdir().unwrap();
+    let resume = || Options { resume: true, owner: false, ..Options::default() };
+    let dest = out.path().join("tree");
+    let report = run(&view, "/tree", out.path(), &resume()).unwrap();
+    assert_eq!((report.files, report.dirs, report.kept), (2, 2, 0));
+    // One is gone, one is half there: another size.
+    fs::remove_file(dest.join("sub/second")).unwrap();
+    fs::write(dest.join("first"), "fir").unwrap();
+    let again = run(&view, "/tree", out.path(), &resume());
+    assert!(matches!(again, Err(Error::Exists(_))), "what is not ours is not replaced unasked: {again:?}");
+    let report = run(&view, "/tree", out.path(), &Options { overwrite: true, ..resume() }).unwrap();
+    assert_eq!((report.files, report.kept), (2, 0));
+    let report = run(&view, "/tree", out.path(), &resume()).unwrap();
+    assert_eq!((report.files, report.kept, report.bytes), (0, 2, 0));
+    assert_eq!(fs::read(dest.join("first")).unwrap(), b"first");
+    assert_eq!(fs::read(dest.join("sub/second")).unwrap(), b"second");
+    assert_eq!(names(&dest), ["first", "sub"]);
+}

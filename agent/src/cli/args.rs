@@ -106,6 +106,8 @@ pub enum Command {
     Diff(DiffArgs),
     /// Copy files out of a snapshot or disk image
     Restore(RestoreArgs),
+    /// Write the files of a snapshot or disk image as a tar archive
+    Export(ExportFilesArgs),
     /// Mount the files of a snapshot or disk image, read only
     Mount(MountArgs),
     /// Unmount what `cowslip mount` mounted
@@ -116,6 +118,9 @@ pub enum Command {
     Doctor(DoctorArgs),
     /// Print a shell's completion script
     Completions(CompletionsArgs),
+    /// Print what a word that a shell is to complete may go on with
+    #[command(name = "__complete", hide = true)]
+    Complete(CompleteArgs),
     /// Write the manual pages
     Man(ManArgs),
 }

@@ -28,6 +28,8 @@ struct Restored {
     files: u64,
     dirs: u64,
     bytes: u64,
+    /// Files that were there already, with `--resume`.
+    kept: u64,
     warnings: Vec<String>,
 }
 
@@ -47,6 +49,7 @@ pub fn run(context: &mut Context, args: &RestoreArgs) -> Result<ExitCode> {
         total.files += report.files;
         total.dirs += report.dirs;
         total.bytes += report.bytes;
+        total.kept += report.kept;
         total.warnings.extend(report.warnings);
     }
     drop(progress);
@@ -64,8 +67,12 @@ fn tell(context: &mut Context, total: &Restored) -> Result<ExitCode> {
     let verb = if total.dry_run { "would restore" } else { "restored" };
     let plural =
         |count: u64, one: &str, many: &str| format!("{count} {}", if count == 1 { one } else { many });
+    let kept = match total.kept {
+        0 => String::new(),
+        kept => format!("; {} there already", plural(kept, "file was", "files were")),
+    };
     let what = format!(
-        "{verb} {} and {}, {}",
+        "{verb} {} and {}, {}{kept}",
         plural(total.files, "file", "files"),
         plural(total.dirs, "directory", "directories"),
         if total.bytes < 1024 { plural(total.bytes, "byte", "bytes") } else { human(total.bytes) }
@@ -152,6 +159,7 @@ impl Job {
             dry_run: args.dry_run,
             owner: !args.no_owner,
             overwrite: args.overwrite,
+            resume: args.resume,
             progress: Some(&tell),
             cancel: Some(interrupt::flag()),
         };

@@ -3,6 +3,7 @@
 use super::{
     Context,
     args::{self, CompletionsArgs, ManArgs, ShellChoice},
+    complete,
     failure::{Failure, Result},
 };
 use clap_complete::Shell;
@@ -17,6 +18,12 @@ pub fn completions(context: &mut Context, args: &CompletionsArgs) -> Result<()> 
     };
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut args::grammar(), "cowslip", &mut script);
+    let more = match args.shell {
+        ShellChoice::Bash => complete::BASH,
+        ShellChoice::Zsh => complete::ZSH,
+        ShellChoice::Fish => complete::FISH,
+    };
+    script.extend_from_slice(more.as_bytes());
     context.out.bytes(&script)
 }
 

@@ -110,8 +110,12 @@ impl<'a> Restorer<'a> {
         self.check_cancel()?;
         let path = join(place.shown, name);
         let existing = if place.fresh { None } else { existing(place.dir, name, &path)? };
+        if existing == Some(false) && self.options.resume && is_same(attr, place.dir, name, &path)? {
+            self.report.kept += 1;
+            return Ok(());
+        }
         match (existing, attr.kind) {
-            (Some(true), FileKind::Dir) if self.options.overwrite => {
+            (Some(true), FileKind::Dir) if self.options.overwrite || self.options.resume => {
                 return self.merge_dir(attr, place, name, &path);
             }
             (Some(true), kind) if kind != FileKind::Dir => {
@@ -140,6 +144,11 @@ impl<'a> Restorer<'a> {
         }
         if place.fresh {
             return self.build_dir(attr, place, name, path);
+        }
+        if self.options.resume {
+            at::make_dir(place.dir, name, 0o700).map_err(|e| Self::failed("make directory", path, e))?;
+            self.report.dirs -= 1;
+            return self.merge_dir(attr, place, name, path);
         }
         let temporary = Self::temporary_name();
         let built = self.build_dir(attr, place, &temporary, path).and_then(|()| {
@@ -414,6 +423,24 @@ fn existing(dir: &File, name: &[u8], path: &str) -> Result<Option<bool>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(Restorer::failed("look at", path, error)),
     }
+}
+
+/// Whether what is there is what an earlier restore put there, by type, size and modification time: that is set last.
+fn is_same(attr: &Attr, dir: &File, name: &[u8], path: &str) -> Result<bool> {
+    let there = at::open_beneath(dir, name, libc::O_PATH | libc::O_NOFOLLOW, 0)
+        .and_then(|file| file.metadata())
+        .map_err(|error| Restorer::failed("look at", path, error))?;
+    let kind = match attr.kind {
+        FileKind::File => libc::S_IFREG,
+        FileKind::Symlink => libc::S_IFLNK,
+        // Nothing to copy in the others.
+        _ => return Ok(false),
+    };
+    let time = (attr.mtime.seconds, i64::from(attr.mtime.nanoseconds));
+    Ok(there.mode() & libc::S_IFMT == kind
+        && there.len() == attr.size
+        && (there.mtime(), there.mtime_nsec()) == time
+        && attr.nlink == 1)
 }
 
 fn open_subdir(dir: &File, name: &[u8], path: &str) -> Result<File> {

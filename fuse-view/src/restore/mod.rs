@@ -26,6 +26,9 @@ pub struct Options<'a> {
     pub owner: bool,
     /// Replace files that exist and merge into directories that exist.
     pub overwrite: bool,
+    /// Go on with a restore that was interrupted: directories are merged into, and files that are there with the
+    /// same type, size and modification time are left alone. A new directory is then filled under its own name.
+    pub resume: bool,
     /// Told after every piece of data and every file.
     pub progress: Option<&'a (dyn Fn(Progress) + Sync)>,
     /// Set it to stop: the restore answers [`Error::Cancelled`] soon.
@@ -34,7 +37,7 @@ pub struct Options<'a> {
 
 impl Default for Options<'_> {
     fn default() -> Self {
-        Self { dry_run: false, owner: true, overwrite: false, progress: None, cancel: None }
+        Self { dry_run: false, owner: true, overwrite: false, resume: false, progress: None, cancel: None }
     }
 }
 
@@ -56,6 +59,8 @@ pub struct Report {
     pub dirs: u64,
     /// Bytes of data, holes not counted.
     pub bytes: u64,
+    /// Files that were there already ([`Options::resume`]).
+    pub kept: u64,
     /// What could not be restored as it was, one line each.
     pub warnings: Vec<String>,
 }

@@ -115,7 +115,7 @@ pub struct DiffArgs {
 The last argument is DEST unless it has the form of a source. Without DEST, files of a snapshot go back to where they \
 were, in the volume as it is mounted now. DEST is a directory to restore into, or the new name of a single file or \
 directory. Each file appears complete or not at all; owner, mode, times, extended attributes, holes and hard links \
-are kept. Existing files are not replaced without --overwrite.
+are kept. Existing files are not replaced without --overwrite. An interrupted restore goes on with --resume.
 
 Examples:
   cowslip restore db@monday:/etc/hosts
@@ -136,6 +136,28 @@ pub struct RestoreArgs {
     /// Replace files that exist
     #[arg(long)]
     pub overwrite: bool,
+    /// Go on with an interrupted restore: leave files of the same size and time alone
+    #[arg(long)]
+    pub resume: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+A tar archive in the pax format with owners, modes, times to the nanosecond, hard links, device nodes and extended \
+attributes (ACLs and capabilities too), for backup tools. Paths in it are relative to the directory. Holes are written \
+as zeros, sockets are left out.
+
+Examples:
+  cowslip export db@monday:/etc --tar etc.tar
+  cowslip export db@latest:/ --tar - | zstd > db.tar.zst
+  cowslip export ./disk.img:/p1/home --tar home.tar")]
+pub struct ExportFilesArgs {
+    /// A directory or file: VOL@SNAP:/path or IMAGE:/path
+    #[arg(value_name = "SRC")]
+    pub source: OsString,
+    /// Where the archive goes; `-` is standard output
+    #[arg(long, value_name = "FILE")]
+    pub tar: PathBuf,
 }
 
 #[derive(Debug, Args)]
@@ -168,4 +190,11 @@ pub struct UmountArgs {
     /// Where it is mounted
     #[arg(value_name = "DIR")]
     pub dir: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct CompleteArgs {
+    /// The word so far
+    #[arg(value_name = "WORD", default_value = "")]
+    pub word: OsString,
 }
