@@ -8,7 +8,7 @@ use fuse_fake::{
 };
 use fuse_view::{
     Error, FileKind, Result,
-    tree::{Contents, Lifetime, Node, REPLAY_XATTR, SnapshotTree, Tree},
+    tree::{Contents, Lifetime, Node, REPLAY_XATTR, SnapshotEntry, SnapshotTree, Tree},
 };
 use std::sync::Arc;
 
@@ -233,7 +233,8 @@ fn snapshots_are_found_by_their_time() {
     let (own, timed) = (walk(&tree, "/web/monday").unwrap(), walk(&tree, &format!("/web/{ten}")).unwrap());
     assert_ne!(own, timed);
     // Of two in one second the later one has the name; a snapshot that has the directory's name keeps it.
-    provider.add("db", "by-time", 15);
+    let later = SnapshotEntry { name: "by-time".into(), id: 16, created_at: 15 };
+    provider.volumes.lock().unwrap()[1].1.push(later);
     assert_eq!(names(&tree, "/db"), ["only", "by-time", "latest"]);
     assert_eq!(read(&tree, "/db/by-time/name"), "db@by-time");
     assert_eq!(read(&tree, "/db/@GMT-1970.01.01-00.00.15/name"), "db@by-time");

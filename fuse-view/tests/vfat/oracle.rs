@@ -61,12 +61,15 @@ fn fill(top: &Path, seed: u64) {
 
 /// Leaves holes between files and fills them with one that is in many pieces.
 fn fragment(top: &Path) {
+    // The root directory of FAT12 and FAT16 has room for 512 entries only.
+    let pieces = top.join("pieces");
+    fs::create_dir(&pieces).unwrap();
     for at in 0..300 {
-        fs::write(top.join(format!("piece{at}")), vec![1; 9000]).unwrap();
+        fs::write(pieces.join(format!("piece{at}")), vec![1; 9000]).unwrap();
     }
     run("sync", &["-f", top.to_str().unwrap()]).unwrap();
     for at in (0..300).step_by(2) {
-        fs::remove_file(top.join(format!("piece{at}"))).unwrap();
+        fs::remove_file(pieces.join(format!("piece{at}"))).unwrap();
     }
     fs::write(top.join("fragmented"), Chance(9).bytes(900_000)).unwrap();
     fs::write(top.join("read only"), "x").unwrap();

@@ -287,7 +287,7 @@ impl FsView for Vfat {
 
     fn attr(&self, ino: Ino) -> Result<Attr> {
         if ino == ROOT {
-            return self.attr_of_dir(ino, [Timestamp::default(); 3], None);
+            return self.attr_of_dir(ino, [Timestamp::default(); 3], Some(Timestamp::default()));
         }
         let entry = self.entry(ino)?;
         let (mtime, atime, btime) = (entry.modified(), entry.accessed(), entry.created());
