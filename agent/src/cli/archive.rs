@@ -306,7 +306,7 @@ mod tests {
             records.add(key.as_bytes(), value.as_bytes());
             String::from_utf8(records.0).unwrap()
         };
-        assert_eq!(record("path", "x"), "10 path=x\n");
+        assert_eq!(record("path", "x"), "9 path=x\n");
         assert_eq!(record("path", ""), "8 path=\n");
         for len in [80, 89, 90, 91, 92, 985, 986, 990, 991, 992, 993] {
             let text = record("k", &"v".repeat(len));
