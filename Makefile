@@ -51,6 +51,10 @@ test-kubernetes: ## What needs programs of Kubernetes; builds them once (Go 1.26
 	$(CARGO) build --workspace --bins --locked
 	$(CARGO) test --package integration-tests --test kubernetes --locked -- --test-threads=1
 
+.PHONY: bench
+bench: ## The store beside fio on one file, as ratios, written to docs/benchmarks.md (ARGS="--rounds 5 --seconds 3")
+	$(CARGO) bench -p store --locked --bench engine -- --out $(CURDIR)/docs/benchmarks.md $(ARGS)
+
 .PHONY: lint
 lint: check-format check-scripts ## Formatting, clippy, rustdoc and the shell scripts, warnings being errors
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings

@@ -89,6 +89,9 @@ pub struct PoolInfo {
     pub generation: u64,
     /// How unflushed records are kept: `ring` or `write-through`, with the reason.
     pub ring: String,
+    /// What a thread with a queue of its own can use: `io_uring`, or `positioned I/O` with the reason. Everybody else
+    /// (FUSE + loop, the checkpointer) uses positioned I/O.
+    pub io: &'static str,
 }
 
 /// A volume at one moment.

@@ -4,7 +4,7 @@
 //! span drops was allocated in this layer, so nothing but this layer's drop list refers to it.
 
 use crate::format::node::{FANOUT, LEAF_ENTRIES, MAX_HEIGHT};
-use crate::types::{Epoch, Lsn, Phys};
+use crate::types::{Epoch, Few, Lsn, Phys};
 use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -108,52 +108,70 @@ impl Layer {
 
     /// Maps `n` blocks from `l`; returns the number of nodes newly promised.
     pub fn insert(&mut self, l: u64, n: u64, target: Target, lsn: Lsn) -> u64 {
-        let mut start = l;
-        let mut span = Span { len: n, target, lsn };
-        self.cut_out(l, n);
-        if let Some((at, before)) = self.spans.range(..l).next_back().map(|(a, s)| (*a, *s))
-            && at + before.len == l
-            && continues(before.target, before.len, target)
-        {
-            start = at;
-            span = Span { len: before.len + n, target: before.target, lsn };
+        let end = l + n;
+        let mut overlapped = Few::new();
+        // One search: the span that begins at the end, those inside, and the one before, from right to left.
+        let (mut before, mut after) = (None, None);
+        for (at, old) in self.spans.range(..=end).rev() {
+            if *at == end {
+                after = Some(*old);
+            } else if at + old.len > l {
+                overlapped.push((*at, *old));
+            } else if at + old.len == l {
+                before = Some((*at, *old));
+            }
+            if *at < l {
+                break;
+            }
         }
-        if let Some(after) = self.spans.get(&(l + n)).copied()
-            && continues(span.target, span.len, after.target)
-        {
-            span.len += after.len;
-            span.lsn = span.lsn.max(after.lsn);
-            self.spans.remove(&(l + n));
+        for (at, old) in overlapped.as_slice() {
+            self.cut_out(l, end, *at, *old);
+        }
+        if !overlapped.as_slice().is_empty() {
+            // What is left of these are neighbours now.
+            let left = self.spans.range(..l).next_back().map(|(at, s)| (*at, *s));
+            before = left.filter(|(at, s)| at + s.len == l);
+            after = self.spans.get(&end).copied();
+        }
+        let (mut start, mut span) = (l, Span { len: n, target, lsn });
+        if let Some((at, old)) = before.filter(|(_, old)| continues(old.target, old.len, target)) {
+            start = at;
+            span = Span { len: old.len + n, target: old.target, lsn };
+        }
+        if let Some(old) = after.filter(|old| continues(span.target, span.len, old.target)) {
+            span = Span { len: span.len + old.len, lsn: lsn.max(old.lsn), ..span };
+            self.spans.remove(&end);
         }
         self.spans.insert(start, span);
         self.promise(l, n, target)
     }
 
-    /// Removes `l..l + n` from the spans; what it held goes to the drop list.
-    fn cut_out(&mut self, l: u64, n: u64) {
-        let end = l + n;
-        let first = self.spans.range(..l).next_back().filter(|(s, x)| *s + x.len > l).map(|(s, _)| *s);
-        let inside: Vec<u64> = self.spans.range(l..end).map(|(s, _)| *s).collect();
-        for at in first.into_iter().chain(inside) {
-            let span = self.spans.remove(&at).expect("found above");
-            let (from, to) = (at.max(l), (at + span.len).min(end));
-            if at < from {
-                self.spans.insert(at, Span { len: from - at, ..span });
-            }
-            let target_at = |x: u64| match span.target {
-                Target::Data(p) => Target::Data(p.plus(x - at)),
-                Target::Hole => Target::Hole,
-            };
-            if to < at + span.len {
-                self.spans.insert(to, Span { len: at + span.len - to, target: target_at(to), lsn: span.lsn });
-            }
-            if let Target::Data(p) = target_at(from) {
-                self.dropped.push((p, to - from));
-            }
+    /// Removes `l..end` from the span at `at`; what it held there goes to the drop list.
+    fn cut_out(&mut self, l: u64, end: u64, at: u64, span: Span) {
+        let (from, to) = (at.max(l), (at + span.len).min(end));
+        let target_at = |x: u64| match span.target {
+            Target::Data(p) => Target::Data(p.plus(x - at)),
+            Target::Hole => Target::Hole,
+        };
+        if at < from {
+            self.spans.insert(at, Span { len: from - at, ..span });
+        } else {
+            self.spans.remove(&at);
+        }
+        if to < at + span.len {
+            self.spans.insert(to, Span { len: at + span.len - to, target: target_at(to), lsn: span.lsn });
+        }
+        if let Target::Data(p) = target_at(from) {
+            self.dropped.push((p, to - from));
         }
     }
 
     fn promise(&mut self, l: u64, n: u64, target: Target) -> u64 {
+        // A leaf that is promised has all the nodes above it promised.
+        let leaf = l / LEAF_ENTRIES;
+        if (l + n - 1) / LEAF_ENTRIES == leaf && self.nodes.contains(&(0, leaf)) {
+            return 0;
+        }
         let before = self.nodes.len();
         for (level, index) in touched(l, n, target == Target::Hole) {
             self.nodes.insert((level, index));

@@ -17,8 +17,13 @@ const CAP_IPC_LOCK: u64 = 1 << 14;
 impl Agent {
     /// The answer to `doctor`.
     pub fn doctor_facts(&self) -> Vec<Fact> {
-        let mut facts =
-            vec![self.pool_fact(), self.ring_fact(), self.transport_fact(), self.supervisor_fact()];
+        let mut facts = vec![
+            self.pool_fact(),
+            self.ring_fact(),
+            self.io_fact(),
+            self.transport_fact(),
+            self.supervisor_fact(),
+        ];
         facts.push(device_fact("fuse", "/dev/fuse", "`modprobe fuse`; the agent needs root for devices"));
         facts.push(device_fact(
             "loop",
@@ -54,6 +59,15 @@ impl Agent {
             return ok("ring", detail);
         }
         warn("ring", detail, "each write waits for the disk: set ring_dir to a directory on a tmpfs")
+    }
+
+    fn io_fact(&self) -> Fact {
+        let engine = self.pool.info().io;
+        if engine == "io_uring" {
+            return ok("io", engine.to_owned());
+        }
+        let how = "allow io_uring: `sysctl kernel.io_uring_disabled=0`, and the container's seccomp profile";
+        warn("io", engine.to_owned(), how)
     }
 
     fn transport_fact(&self) -> Fact {

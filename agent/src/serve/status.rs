@@ -117,6 +117,7 @@ mod tests {
             state,
             generation: 1,
             ring: String::new(),
+            io: "io_uring",
         };
         assert_eq!(pool_warning(&pool(PoolState::Ok)), None);
         for (state, word) in

@@ -19,8 +19,8 @@ use std::io;
 use std::marker::PhantomData;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll, Wake, Waker};
 
 /// Requests of one ring that may be under way.
@@ -95,6 +95,15 @@ pub fn probe() -> io::Result<()> {
         return Ok(());
     }
     Err(io::Error::new(io::ErrorKind::Unsupported, "the kernel's io_uring lacks reads and writes"))
+}
+
+/// What moves the bytes of queues' threads in this process: `io_uring`, or `positioned I/O` and why.
+pub fn engine() -> &'static str {
+    static ENGINE: LazyLock<String> = LazyLock::new(|| match probe() {
+        Ok(()) => "io_uring".to_owned(),
+        Err(e) => format!("positioned I/O: no io_uring: {e}"),
+    });
+    &ENGINE
 }
 
 /// A ring with what this kernel offers to a ring of one thread.

@@ -44,6 +44,7 @@ impl Pool {
             state,
             generation: core.generation,
             ring: core.ring_state.clone(),
+            io: crate::io::uring::engine(),
         }
     }
 
