@@ -7,11 +7,10 @@ use super::entry::{Entries, hashes};
 use super::inode::{Inode, Which};
 use crate::fs::bytes::be32;
 use crate::{Error, Ino, Result};
+use std::collections::HashSet;
 
 /// The kernel's own limit is 5.
 const MAX_LEVEL: u16 = 8;
-/// More leaves than this do not share one hash in any directory made by files.
-const MAX_SAME_HASH_LEAVES: usize = 1 << 16;
 /// Addresses count units of 8 bytes.
 const ADDRESS_UNIT: u64 = 8;
 
@@ -88,7 +87,8 @@ impl Xfs {
             return Ok(found.or(search.folded));
         }
         let Some(mut leaf) = self.leaf_of(dir, hash)? else { return Ok(None) };
-        for _ in 0..MAX_SAME_HASH_LEAVES {
+        let mut seen = HashSet::new();
+        loop {
             let pairs = Pairs::of(&leaf).ok_or_else(|| bad(dir, "a leaf of its index is too full"))?;
             if let Some(found) = self.try_addresses(&mut search, pairs, hash)? {
                 return Ok(Some(found));
@@ -98,9 +98,11 @@ impl Xfs {
             if last.is_none_or(|last| last != hash) || leaf.forward() == 0 {
                 return Ok(search.folded);
             }
+            if !seen.insert(leaf.forward()) {
+                return Err(bad(dir, "the leaves of its index go in circles"));
+            }
             leaf = self.index_block(dir, u64::from(leaf.forward()))?;
         }
-        Err(bad(dir, "the leaves of its index go in circles"))
     }
 
     /// The first leaf that may hold `hash`; None: all names have lower ones.

@@ -54,11 +54,15 @@ impl Xfs {
     /// directory is damaged.
     pub fn open(dev: Arc<dyn BlockRead>, scratch: &Scratch) -> Result<Self> {
         let mut sb = Superblock::read(&Image::bare(dev.clone()))?;
-        let outcome = log::replay(&dev, &sb, scratch);
+        let mut outcome = log::replay(&dev, &sb, scratch);
         let image = outcome.overlay.map_or(Image::bare(dev), Image::covered);
         if outcome.dirty {
             // The log may have the superblock of a file system that grew.
-            sb = Superblock::read(&image)?;
+            match Superblock::read(&image) {
+                Ok(grown) => sb = grown,
+                Err(e @ Error::Io { .. }) => return Err(e),
+                Err(e) => outcome.state = format!("partial: the superblock in the log cannot be used ({e})"),
+            }
         }
         let mut fs = Self {
             image,

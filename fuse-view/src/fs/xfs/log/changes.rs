@@ -29,7 +29,7 @@ mod kind {
 pub(super) type Place = (u64, u32);
 
 /// How much the log may change: every byte of it stands for at most so many of the image, besides a constant.
-const MOST_PER_BYTE: u64 = 16;
+const MOST_PER_BYTE: u64 = 32;
 const MOST_BESIDES: u64 = 64 << 20;
 
 /// The state of a replay.

@@ -5,7 +5,7 @@ use super::ring::bad;
 use super::transaction::Item;
 use crate::Result;
 use crate::fs::bytes::{le32, le64};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 /// More than this is not left undone by any kernel.
 const MAX_PENDING: usize = 1 << 16;
@@ -31,8 +31,10 @@ pub(in super::super) enum Intent {
 /// Intents whose end was not met yet.
 #[derive(Default)]
 pub(super) struct Pending {
-    /// By when they were met: `(type, id, what)`.
-    open: BTreeMap<u64, (u16, u64, Intent)>,
+    /// By when they were met.
+    open: BTreeMap<u64, Intent>,
+    /// When they were met, by type and id.
+    when: HashMap<(u16, u64), u64>,
     met: u64,
 }
 
@@ -47,7 +49,7 @@ impl Pending {
             _ => {
                 let of = kind.wrapping_sub(1);
                 if matches!(of, kind::MAP | kind::EXCHANGE | kind::ATTRIBUTE) {
-                    self.open.retain(|_, (kind, open, _)| (*kind, *open) != (of, id));
+                    self.end(of, id);
                 }
                 return Ok(());
             }
@@ -57,13 +59,21 @@ impl Pending {
             return Err(bad("more intents than can be left undone"));
         }
         self.met += 1;
-        self.open.insert(self.met, (kind, id, intent));
+        self.end(kind, id);
+        self.when.insert((kind, id), self.met);
+        self.open.insert(self.met, intent);
         Ok(())
+    }
+
+    fn end(&mut self, kind: u16, id: u64) {
+        if let Some(met) = self.when.remove(&(kind, id)) {
+            self.open.remove(&met);
+        }
     }
 
     /// What is left, in the order of the log.
     pub fn left(self) -> Vec<Intent> {
-        self.open.into_values().map(|(_, _, intent)| intent).collect()
+        self.open.into_values().collect()
     }
 }
 

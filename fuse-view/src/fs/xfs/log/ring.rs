@@ -46,6 +46,12 @@ pub(super) struct Header {
 }
 
 impl Header {
+    /// A header that says nothing but this.
+    #[cfg(test)]
+    pub fn of_operations(lsn: u64, ops: u32) -> Self {
+        Self { raw: Vec::new(), len: 0, lsn, tail_lsn: 0, ops, size: 0, sectors: 1 }
+    }
+
     /// Sectors of header and data.
     pub fn total(&self) -> u64 {
         self.sectors + u64::from(self.len).div_ceil(SECTOR as u64)

@@ -15,6 +15,8 @@ const HEADER_MAGIC: u32 = 0x5452_414E;
 const MAX_REGIONS: u16 = 257;
 /// Bytes of transactions that have no commit yet; the kernel's own checkpoints stay below 64 MiB.
 const MAX_OPEN_BYTES: usize = 256 << 20;
+/// What a region or a transaction costs besides its bytes.
+const OVERHEAD_BYTES: usize = 64;
 
 /// Flags of an operation.
 mod flag {
@@ -60,12 +62,12 @@ pub(super) struct Transaction {
 
 impl Transaction {
     fn new(lsn: u64) -> Self {
-        Self { lsn, items: Vec::new(), header_left: HEADER, header: Vec::new(), bytes: 0 }
+        Self { lsn, items: Vec::new(), header_left: HEADER, header: Vec::new(), bytes: 2 * OVERHEAD_BYTES }
     }
 
     /// A new region; the first of all is the header.
     fn add(&mut self, region: &[u8]) -> Result<()> {
-        self.bytes += region.len();
+        self.bytes += region.len() + OVERHEAD_BYTES;
         if self.header_left == HEADER {
             if region.len() > HEADER || le32(region, 0) != HEADER_MAGIC {
                 return Err(bad("a transaction without its header"));
@@ -112,6 +114,8 @@ impl Transaction {
 #[derive(Default)]
 pub(super) struct Assembler {
     open: HashMap<u32, Transaction>,
+    /// What they take in memory.
+    held: usize,
 }
 
 impl Assembler {
@@ -132,10 +136,6 @@ impl Assembler {
             self.operation(be32(head, 0), u8_at(head, 9), region, record.header.lsn, commit)?;
             rest = after;
         }
-        let held: usize = self.open.values().map(|t| t.bytes).sum();
-        if held > MAX_OPEN_BYTES {
-            return Err(bad("more than 256 MiB of changes without a commit"));
-        }
         Ok(())
     }
 
@@ -153,25 +153,85 @@ impl Assembler {
                 if !region.is_empty() {
                     return Err(bad("a start with content"));
                 }
-                self.open.insert(tid, Transaction::new(lsn));
+                let new = Transaction::new(lsn);
+                self.held += new.bytes;
+                self.open.insert(tid, new);
             }
             return Ok(());
         };
+        let before = open.bytes;
         let flags = flags & !flag::END;
         let flags = if flags & flag::CONTINUES != 0 { flags & !flag::CONTINUED } else { flags };
         match flags {
-            flag::COMMIT => match self.open.remove(&tid) {
-                Some(done) => commit(done),
-                None => Ok(()),
-            },
-            0 | flag::CONTINUED if region.is_empty() => Ok(()),
-            0 | flag::CONTINUED => open.add(region),
-            flag::CONTINUES => open.append(region),
-            flag::UNMOUNT => {
-                self.open.remove(&tid);
-                Ok(())
+            flag::COMMIT | flag::UNMOUNT => {
+                self.held -= before;
+                return match self.open.remove(&tid).filter(|_| flags == flag::COMMIT) {
+                    Some(done) => commit(done),
+                    None => Ok(()),
+                };
             }
-            _ => Err(bad("an operation with impossible flags")),
+            0 | flag::CONTINUED if region.is_empty() => {}
+            0 | flag::CONTINUED => open.add(region)?,
+            flag::CONTINUES => open.append(region)?,
+            _ => return Err(bad("an operation with impossible flags")),
         }
+        self.held += open.bytes - before;
+        if self.held > MAX_OPEN_BYTES {
+            return Err(bad("more than 256 MiB of changes without a commit"));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::ring::Header;
+    use super::*;
+
+    fn operation(tid: u32, flags: u8, region: &[u8]) -> Vec<u8> {
+        let mut out = tid.to_be_bytes().to_vec();
+        out.extend(u32::try_from(region.len()).unwrap().to_be_bytes());
+        out.extend([0x69, flags, 0, 0]);
+        out.extend(region);
+        out
+    }
+
+    /// What commits of these operations, with one record for each slice; by the first region of each item.
+    fn committed(records: &[&[Vec<u8>]]) -> Result<Vec<(u64, Vec<Vec<u8>>)>> {
+        let (mut found, mut open) = (Vec::new(), Assembler::default());
+        for (lsn, operations) in (1..).zip(records) {
+            let header = Header::of_operations(lsn, u32::try_from(operations.len()).unwrap());
+            open.feed(&Record { header, data: operations.concat() }, &mut |done| {
+                found.push((done.lsn, done.items.iter().map(|i| i.regions.concat()).collect()));
+                Ok(())
+            })?;
+        }
+        assert!(!open.open.is_empty() || open.held == 0, "all that was held is given back");
+        Ok(found)
+    }
+
+    fn start(tid: u32) -> [Vec<u8>; 2] {
+        let header = [HEADER_MAGIC.to_le_bytes(), [0; 4], tid.to_le_bytes(), [1, 0, 0, 0]].concat();
+        [operation(tid, flag::START, &[]), operation(tid, 0, &header)]
+    }
+
+    #[test]
+    fn transactions_interleave_and_go_on_in_the_next_record() {
+        let [a1, a2] = start(1);
+        let [b1, b2] = start(2);
+        let one = operation(1, 0, &[9, 9, 1, 0, 5]);
+        let head = operation(2, flag::CONTINUED, &[8, 8, 2, 0]);
+        let tail = operation(2, flag::CONTINUES | flag::END, &[7]);
+        let second = operation(2, 0, &[6]);
+        let commit = |tid| operation(tid, flag::COMMIT, &[]);
+        let found = committed(&[
+            &[a1.clone(), b1.clone(), a2.clone(), b2.clone(), one.clone(), head.clone()],
+            &[tail, commit(1), second, commit(2), operation(3, 0, &[1, 2, 3])],
+        ]);
+        let (a, b) = (vec![vec![9, 9, 1, 0, 5]], vec![vec![8, 8, 2, 0, 7, 6]]);
+        assert_eq!(found.unwrap(), [(1, a), (1, b)]);
+        assert_eq!(committed(&[&[a1.clone(), a2.clone(), one]]).unwrap(), [], "without a commit");
+        assert!(committed(&[&[a1.clone(), a2, operation(1, 0, &[9, 9, 0, 0])]]).is_err(), "no regions");
+        assert!(committed(&[&[a1, operation(1, 0, &[1; 16])]]).is_err(), "no header");
     }
 }
