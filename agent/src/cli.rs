@@ -19,6 +19,7 @@ mod output;
 mod pool;
 mod progress;
 mod restore;
+mod scrub;
 mod shell;
 mod sizes;
 mod snapshot;
@@ -212,6 +213,7 @@ fn dispatch(context: &mut Context, command: Command) -> Result<ExitCode> {
         Command::Export(args) => return archive::run(context, &args),
         Command::Mount(args) => mount::mount(context, &args)?,
         Command::Umount(args) => mount::umount(context, &args)?,
+        Command::Scrub(args) => scrub::run(context, &args)?,
         Command::Events(args) => events::run(context, &args)?,
         Command::Doctor(_) => return doctor::run(context),
         Command::Complete(args) => complete::run(context, &args)?,

@@ -92,6 +92,8 @@ pub struct PoolInfo {
     /// What a thread with a queue of its own can use: `io_uring`, or `positioned I/O` with the reason. Everybody else
     /// (FUSE + loop, the checkpointer) uses positioned I/O.
     pub io: &'static str,
+    /// Bytes that have a checksum: what snapshots hold.
+    pub sealed_bytes: u64,
 }
 
 /// A volume at one moment.

@@ -47,15 +47,15 @@ fn what_a_snapshot_holds_gets_its_checksum_once() {
     let v = volume(&pool, "v", 1000);
     v.write_at(0, &[1; 700 * 4096], false).expect("writes");
     pool.seal().expect("seals");
-    assert_eq!(pool.sealed_bytes(), 0, "nothing is frozen yet");
+    assert_eq!(pool.info().sealed_bytes, 0, "nothing is frozen yet");
     cut(&pool, "v", "a");
     pool.seal().expect("seals");
-    assert_eq!(pool.sealed_bytes(), 700 * 4096);
+    assert_eq!(pool.info().sealed_bytes, 700 * 4096);
     v.write_at(0, &[2; 10 * 4096], false).expect("writes");
     cut(&pool, "v", "b");
     let before = w.dev.steps();
     pool.seal().expect("seals");
-    assert_eq!(pool.sealed_bytes(), 710 * 4096);
+    assert_eq!(pool.info().sealed_bytes, 710 * 4096);
     assert!(w.dev.steps() - before < 40, "what a was looked at for is not looked at again");
     assert_eq!(scrub(&pool).progress.checked_bytes, 710 * 4096);
 
@@ -64,11 +64,11 @@ fn what_a_snapshot_holds_gets_its_checksum_once() {
     w.stop(End::Power(Survival::Nothing), &mut Rng(1));
     w.open();
     let pool = w.pool().clone();
-    assert_eq!(pool.sealed_bytes(), 710 * 4096);
+    assert_eq!(pool.info().sealed_bytes, 710 * 4096);
     pool.delete_snapshot("v", "a").expect("deletes");
     pool.settle().expect("the deletion ends");
     pool.checkpoint().expect("checkpoints");
-    assert_eq!(pool.sealed_bytes(), 700 * 4096, "ten blocks were a's alone");
+    assert_eq!(pool.info().sealed_bytes, 700 * 4096, "ten blocks were a's alone");
     assert_eq!(scrub(&pool).progress.damaged_blocks, 0);
     check_is_clean(&w);
 }

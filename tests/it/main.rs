@@ -11,6 +11,7 @@ mod interrupt;
 mod kernel_view;
 mod listing;
 mod restore;
+mod scrub;
 mod survival;
 mod systemd;
 mod tidy;

@@ -112,6 +112,8 @@ pub enum Command {
     Mount(MountArgs),
     /// Unmount what `cowslip mount` mounted
     Umount(UmountArgs),
+    /// Compare everything that has a checksum
+    Scrub(ScrubArgs),
     /// Show what happened to the pool, its volumes and snapshots
     Events(EventsArgs),
     /// Look for what is missing or wrong on this host

@@ -169,6 +169,12 @@ pub struct Pool {
     pub ring: String,
     /// How the pool was found when it was opened.
     pub recovery: Option<String>,
+    /// Bytes that have a checksum: what snapshots hold.
+    pub sealed_bytes: u64,
+    /// Blocks of 4 KiB found damaged since the pool was opened.
+    pub damaged_blocks: u64,
+    /// End of the last complete scrub since the agent started.
+    pub scrubbed_at: Option<String>,
 }
 
 impl From<api::v1::Status> for Status {
@@ -195,6 +201,9 @@ impl From<api::v1::Status> for Status {
                 generation: pool.generation,
                 ring: pool.ring,
                 recovery: Some(pool.recovery),
+                sealed_bytes: pool.sealed_bytes,
+                damaged_blocks: pool.damaged_blocks,
+                scrubbed_at: pool.scrubbed_at.map(|at| rfc3339(at, 0)),
             },
             volumes: status.volumes,
             snapshots: status.snapshots,
@@ -217,6 +226,9 @@ impl From<store::PoolInfo> for Pool {
             generation: pool.generation,
             ring: pool.ring,
             recovery: None,
+            sealed_bytes: pool.sealed_bytes,
+            damaged_blocks: 0,
+            scrubbed_at: None,
         }
     }
 }

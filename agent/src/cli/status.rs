@@ -58,6 +58,8 @@ fn describe(status: &Status) -> Vec<(&'static str, String)> {
     properties.push(("room", room(&status.pool)));
     properties.push(("volumes", format!("{}, {} attached", status.volumes, status.attached)));
     properties.push(("snapshots", status.snapshots.to_string()));
+    let scrubbed = status.pool.scrubbed_at.as_ref().map_or(String::new(), |at| format!(", scrubbed {at}"));
+    properties.push(("checksums", format!("{} have one{scrubbed}", human(status.pool.sealed_bytes))));
     if status.pending_deletions > 0 {
         properties.push(("deletions", format!("{} being freed", status.pending_deletions)));
     }

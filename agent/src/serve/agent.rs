@@ -9,6 +9,7 @@ use super::events::{Events, now_seconds};
 use super::locks::Locks;
 use super::provider::SnapshotsMount;
 use super::ring::RingDir;
+use super::scrub::Scrub;
 use crate::config::Config;
 use api::{Error, ErrorKind, Result};
 use std::sync::Arc;
@@ -31,6 +32,8 @@ pub struct Agent {
     pub supervisor: &'static str,
     /// The tree of all snapshots.
     pub snapshots_mount: SnapshotsMount,
+    /// The scrub of the pool.
+    pub scrub: Scrub,
     /// Start of the agent, seconds since the epoch.
     pub started_at: i64,
     locks: Locks,
@@ -60,6 +63,7 @@ impl Agent {
             ring,
             supervisor,
             snapshots_mount,
+            scrub: Scrub::default(),
             started_at: now_seconds(),
             locks: Locks::default(),
             closing: watch::Sender::new(false),

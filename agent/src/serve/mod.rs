@@ -23,6 +23,7 @@ mod provider;
 mod provision;
 mod reconcile;
 mod ring;
+mod scrub;
 mod server;
 mod shutdown;
 mod snapshots;
@@ -120,6 +121,7 @@ fn start(config: Config, keeper: Keeper) -> api::Result<(Arc<Agent>, Socket)> {
         snapshots_mount: SnapshotsMount::default(),
         config,
     });
+    agent.watch_damage();
     agent.recover_devices();
     drop(deadline);
     let socket = Socket::bind(&agent.config.socket, gid)?;

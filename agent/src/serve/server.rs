@@ -23,6 +23,24 @@ pub struct Service(pub Arc<Agent>);
 type Answer<T> = std::result::Result<Response<T>, Status>;
 type Stream<T> = ReceiverStream<std::result::Result<T, Status>>;
 
+/// What a thread that may block sends, on its way to the client. It notices when nobody listens any more.
+fn forward<T: Send + 'static>(mut messages: mpsc::Receiver<Result<T>>) -> Stream<T> {
+    let (sender, receiver) = mpsc::channel(1);
+    tokio::spawn(async move {
+        loop {
+            let message = tokio::select! {
+                message = messages.recv() => message,
+                () = sender.closed() => return,
+            };
+            let Some(message) = message else { return };
+            if sender.send(message.map_err(Status::from)).await.is_err() {
+                return;
+            }
+        }
+    });
+    ReceiverStream::new(receiver)
+}
+
 fn answer<T>(result: Result<T>) -> Answer<T> {
     result.map(Response::new).map_err(Status::from)
 }
@@ -45,6 +63,14 @@ impl agent_server::Agent for Service {
         let (sender, receiver) = mpsc::channel(EVENTS_A_STEP);
         tokio::spawn(send_events(Arc::clone(&self.0), request.into_inner(), sender));
         Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+
+    type ScrubStream = Stream<v1::ScrubProgress>;
+    async fn scrub(&self, request: Request<v1::ScrubRequest>) -> Answer<Self::ScrubStream> {
+        let (sink, messages) = mpsc::channel(1);
+        let (agent, request) = (Arc::clone(&self.0), request.into_inner());
+        tokio::task::spawn_blocking(move || agent.scrub(request, &sink));
+        Ok(Response::new(forward(messages)))
     }
 
     async fn list_volumes(&self, _: Request<v1::ListVolumesRequest>) -> Answer<v1::ListVolumesResponse> {
@@ -186,17 +212,9 @@ impl agent_server::Agent for Service {
         let lock = request.volume.clone();
         let agent = Arc::clone(&self.0);
         let export = self.0.alone(&[&lock], move |_| agent.open_export(&request)).await?;
-        let (sink, mut messages) = mpsc::channel(QUEUE);
+        let (sink, messages) = mpsc::channel(QUEUE);
         tokio::task::spawn_blocking(move || export.send(&sink));
-        let (sender, receiver) = mpsc::channel(1);
-        tokio::spawn(async move {
-            while let Some(message) = messages.recv().await {
-                if sender.send(message.map_err(Status::from)).await.is_err() {
-                    break;
-                }
-            }
-        });
-        Ok(Response::new(ReceiverStream::new(receiver)))
+        Ok(Response::new(forward(messages)))
     }
 
     async fn read_snapshot(

@@ -3,6 +3,7 @@
 use super::agent::Agent;
 use super::convert;
 use super::events::Subject;
+use super::scrub;
 use api::v1;
 use store::{Labels, PoolInfo, PoolState};
 
@@ -31,6 +32,9 @@ impl Agent {
                 used_bytes: pool.used_bytes,
                 free_bytes: pool.free_bytes,
                 generation: pool.generation,
+                sealed_bytes: pool.sealed_bytes,
+                damaged_blocks: self.pool.damage().len() as u64,
+                scrubbed_at: self.scrub.completed_at(),
             }),
         }
     }
@@ -54,6 +58,7 @@ impl Agent {
 
     fn warnings(&self, pool: &PoolInfo) -> Vec<String> {
         let mut warnings: Vec<String> = pool_warning(pool).into_iter().collect();
+        warnings.extend(self.pool.damage().iter().map(scrub::describe));
         warnings.extend(self.snapshots_mount.failure());
         for info in self.pool.volumes_with(&Labels::new()) {
             if let Some(why) = self.devices.shown(info.id, &info.name).failure {
@@ -118,6 +123,7 @@ mod tests {
             generation: 1,
             ring: String::new(),
             io: "io_uring",
+            sealed_bytes: 0,
         };
         assert_eq!(pool_warning(&pool(PoolState::Ok)), None);
         for (state, word) in

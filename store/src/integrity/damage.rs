@@ -63,11 +63,6 @@ impl Pool {
         let _ = self.core.damage.listener.set(Box::new(listener));
     }
 
-    /// Bytes that have a checksum.
-    pub fn sealed_bytes(&self) -> u64 {
-        self.core.alloc.sealed().count() * BLOCK_BYTES
-    }
-
     /// Computes the checksums of all snapshots now, as the background does in its own time.
     ///
     /// # Errors

@@ -45,6 +45,7 @@ impl Pool {
             generation: core.generation,
             ring: core.ring_state.clone(),
             io: crate::io::uring::engine(),
+            sealed_bytes: core.alloc.sealed().count() * BLOCK_BYTES,
         }
     }
 

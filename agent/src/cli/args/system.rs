@@ -162,3 +162,21 @@ pub struct ManArgs {
     #[arg(value_name = "DIR")]
     pub dir: PathBuf,
 }
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+What snapshots hold cannot change, so it has checksums; every read compares them, a scrub compares all. Ctrl-C
+interrupts it, and the next scrub goes on there. Exit code 0: no damage; 7: damage found, `cowslip events` and
+`cowslip status` say what is in it.
+
+Examples:
+  cowslip scrub
+  cowslip scrub --rate 100M")]
+pub struct ScrubArgs {
+    /// Read at most so much a second [default: no limit]
+    #[arg(long, value_name = "SIZE")]
+    pub rate: Option<String>,
+    /// From the beginning, also where an earlier one was interrupted
+    #[arg(long)]
+    pub restart: bool,
+}

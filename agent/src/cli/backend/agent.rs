@@ -85,6 +85,21 @@ impl AgentBackend {
         self.client.clone()
     }
 
+    /// Scrubs the pool until its end or a signal, handing each step to `each`.
+    pub fn scrub(&self, request: v1::ScrubRequest, mut each: impl FnMut(v1::ScrubProgress)) -> Result<()> {
+        let mut stream = self.call(|mut client| async move { client.scrub(request).await })?;
+        self.runtime.block_on(async {
+            loop {
+                let step = tokio::select! {
+                    step = stream.message() => step.map_err(api::Error::from)?,
+                    () = interrupt::wait() => return Ok(()),
+                };
+                let Some(step) = step else { return Ok(()) };
+                each(step);
+            }
+        })
+    }
+
     /// Hands each event to `each`, history first; with `follow` until the agent ends or `each` fails.
     pub fn events(
         &self,

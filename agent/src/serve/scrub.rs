@@ -1,0 +1,167 @@
+//! Comparing everything that has a checksum, at a rate, and telling of damage.
+
+use super::agent::Agent;
+use super::errors::of_store;
+use super::events::{Subject, now_seconds};
+use api::v1;
+use api::{Error, ErrorKind, Result};
+use parking_lot::Mutex;
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+use store::{DamagedBlock, ScrubProgress};
+use tokio::sync::mpsc::Sender;
+
+/// The scrub of the pool: one at a time. It is forgotten with the agent; the next one begins anew.
+#[derive(Default)]
+pub struct Scrub(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    running: bool,
+    /// Segment to go on with; 0: none was interrupted.
+    next: u64,
+    /// End of the last complete one, seconds since the epoch.
+    completed_at: Option<i64>,
+}
+
+/// Between two messages about the progress.
+const TOLD: Duration = Duration::from_millis(200);
+
+impl Scrub {
+    /// End of the last complete one, seconds since the epoch.
+    pub fn completed_at(&self) -> Option<i64> {
+        self.0.lock().completed_at
+    }
+
+    fn begin(&self, restart: bool) -> Result<u64> {
+        let mut state = self.0.lock();
+        if state.running {
+            return Err(Error::new(ErrorKind::Busy, "the pool is being scrubbed already"));
+        }
+        state.running = true;
+        Ok(if restart { 0 } else { state.next })
+    }
+
+    fn end(&self, next: u64, complete: bool) {
+        let mut state = self.0.lock();
+        state.running = false;
+        state.next = if complete { 0 } else { next };
+        if complete {
+            state.completed_at = Some(now_seconds());
+        }
+    }
+}
+
+/// Keeps the rate: sleeps when more was done than the time that passed allows.
+struct Pace {
+    start: Instant,
+    bytes_per_second: u64,
+}
+
+impl Pace {
+    fn keep(&self, done: u64) {
+        if self.bytes_per_second > 0 {
+            let due = Duration::from_secs_f64(done as f64 / self.bytes_per_second as f64);
+            std::thread::sleep(due.saturating_sub(self.start.elapsed()));
+        }
+    }
+}
+
+impl Agent {
+    /// Has every block that turns out to be damaged told as an event.
+    pub fn watch_damage(self: &std::sync::Arc<Self>) {
+        let events = self.events.clone();
+        self.pool.on_damage(move |block| {
+            // An event a holder, so that each of them is found under its own name.
+            for holder in &block.holders {
+                let (volume, snapshot) = holder.split_once('@').unwrap_or((holder, ""));
+                events.error("damage", Subject::snapshot(volume, snapshot), describe(block));
+            }
+            if block.holders.is_empty() {
+                events.error("damage", Subject::default(), describe(block));
+            }
+        });
+    }
+
+    /// Scrubs for as long as somebody listens; blocks. Whoever stops listening can go on later.
+    pub fn scrub(&self, request: v1::ScrubRequest, out: &Sender<Result<v1::ScrubProgress>>) {
+        let from = match self.scrub.begin(request.restart) {
+            Ok(from) => from,
+            Err(error) => {
+                let _ = out.blocking_send(Err(error));
+                return;
+            }
+        };
+        let closing = self.closing();
+        let pace = Pace { start: Instant::now(), bytes_per_second: request.bytes_per_second };
+        let (mut next, mut told) = (from, None::<Instant>);
+        let scrubbed = self.pool.scrub(from, &mut |progress| {
+            next = progress.segment;
+            pace.keep(progress.checked_bytes);
+            let due = told.is_none_or(|at| at.elapsed() >= TOLD);
+            if out.is_closed() || *closing.borrow() {
+                return ControlFlow::Break(());
+            }
+            if due {
+                told = Some(Instant::now());
+                if out.blocking_send(Ok(message(progress, false))).is_err() {
+                    return ControlFlow::Break(());
+                }
+            }
+            ControlFlow::Continue(())
+        });
+        let complete = scrubbed.as_ref().is_ok_and(|report| report.complete);
+        self.scrub.end(next, complete);
+        let last = scrubbed.map_err(of_store).map(|report| message(&report.progress, report.complete));
+        if complete {
+            self.events.info("scrub_done", Subject::default(), "everything that has a checksum was compared");
+        }
+        // Nobody may be left to hear it.
+        let _ = out.blocking_send(last);
+    }
+}
+
+fn message(progress: &ScrubProgress, complete: bool) -> v1::ScrubProgress {
+    v1::ScrubProgress {
+        segment: progress.segment,
+        segments: progress.segments,
+        checked_bytes: progress.checked_bytes,
+        damaged_blocks: progress.damaged_blocks,
+        complete,
+    }
+}
+
+/// What is wrong, in words.
+pub fn describe(block: &DamagedBlock) -> String {
+    let place = block.offset.map_or_else(String::new, |offset| format!(" at byte {offset}"));
+    let holders =
+        if block.holders.is_empty() { "nobody that could be found" } else { &block.holders.join(", ") };
+    format!("the block{place} of {holders} is damaged (block {} of the pool); reading it fails", block.block)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_at_a_time_and_on_from_where_it_was() {
+        let scrub = Scrub::default();
+        assert_eq!(scrub.begin(false).unwrap(), 0);
+        assert_eq!(scrub.begin(false).unwrap_err().kind, ErrorKind::Busy);
+        scrub.end(70, false);
+        assert_eq!(scrub.begin(false).unwrap(), 70);
+        scrub.end(80, false);
+        assert_eq!(scrub.begin(true).unwrap(), 0);
+        assert_eq!(scrub.completed_at(), None);
+        scrub.end(90, true);
+        assert!(scrub.completed_at().is_some());
+        assert_eq!(scrub.begin(false).unwrap(), 0);
+    }
+
+    #[test]
+    fn damage_is_told_with_its_holders() {
+        let block = DamagedBlock { block: 7, offset: Some(8192), holders: vec!["db".into(), "db@a".into()] };
+        let told = describe(&block);
+        assert!(told.contains("at byte 8192 of db, db@a") && told.contains("block 7"), "{told}");
+    }
+}
