@@ -91,7 +91,9 @@ fn a_full_host_loses_nothing(mkfs: &str, package: &str) {
     rig.eventually("the pool has room again", || write(&rig, "new", &v, 64).code == Some(0));
     rig.eventually("it is known", || state(&rig) == "ok");
     assert!(
-        read(&v, 0, 32) == holds("b") && read(&v, 64, MUCH_MIB) == holds("new") && read(&w, 0, 16) == holds("w2")
+        read(&v, 0, 32) == holds("b")
+            && read(&v, 64, MUCH_MIB) == holds("new")
+            && read(&w, 0, 16) == holds("w2")
     );
     rig.stop_and_check();
     unmount(&host);

@@ -105,7 +105,8 @@ impl Archive<'_> {
             told.clone().at(&source.container).report(context.out.json, false);
             code = if code == 0 { told.exit_code() } else { code };
         }
-        let end = [0; 2 * BLOCK as usize];
+        // Two empty blocks end an archive.
+        let end = [0; 2 * 512];
         self.out.write_all(&end).and_then(|()| self.out.flush()).map_err(|e| self.failed(&e))?;
         Ok(code)
     }

@@ -1,7 +1,7 @@
 //! btrfs on one device, read only, with its log replayed in memory.
 //!
 //! What a mount without options would show is served: the default subvolume, the others below it, and after a power cut
-//! what was fsynced. [`replay`] lays the changes of the log trees over the trees on disk, item by item; nothing is
+//! what was fsynced. `replay` lays the changes of the log trees over the trees on disk, item by item; nothing is
 //! written. Checksums of metadata and data are verified, and where one is wrong, the other copies are tried.
 //!
 //! Invariants: the caches hold only what was read from the image and passed its checks; the changes of replay are made

@@ -225,7 +225,7 @@ mod tests {
         let second = operation(2, 0, &[6]);
         let commit = |tid| operation(tid, flag::COMMIT, &[]);
         let found = committed(&[
-            &[a1.clone(), b1.clone(), a2.clone(), b2.clone(), one.clone(), head.clone()],
+            &[a1.clone(), b1, a2.clone(), b2, one.clone(), head],
             &[tail, commit(1), second, commit(2), operation(3, 0, &[1, 2, 3])],
         ]);
         let (a, b) = (vec![vec![9, 9, 1, 0, 5]], vec![vec![8, 8, 2, 0, 7, 6]]);
