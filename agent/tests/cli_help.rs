@@ -43,6 +43,7 @@ const COMMANDS: &[&str] = &[
     "export",
     "mount",
     "umount",
+    "scrub",
     "events",
     "doctor",
     "completions",

@@ -37,6 +37,8 @@ pub(super) struct Trees<'a> {
     pub changed: &'a Ranges,
     pub thorough: bool,
     cancel: &'a AtomicBool,
+    /// Both are states of one file system: an inode number means one file. Else a name does.
+    related: bool,
     dirs: Vec<Both>,
     gone: Vec<End>,
     came: Vec<End>,
@@ -63,6 +65,7 @@ impl<'a> Trees<'a> {
             changed,
             thorough,
             cancel,
+            related: old.inside.view.label() == new.inside.view.label(),
             dirs: Vec::new(),
             gone: Vec::new(),
             came: Vec::new(),
@@ -148,7 +151,7 @@ impl<'a> Trees<'a> {
         if both.old.attr.kind != both.new.attr.kind {
             self.gone.push(both.old);
             self.came.push(both.new);
-        } else if both.old.ino != both.new.ino {
+        } else if self.related && both.old.ino != both.new.ino {
             self.replaced.push(both);
         } else {
             self.same_file(both, false)?;
@@ -294,6 +297,9 @@ impl<'a> Trees<'a> {
 
     /// Joins loose ends that are one file. Whether there were some.
     fn join_renamed(&mut self) -> Result<bool> {
+        if !self.related {
+            return Ok(false);
+        }
         let came = std::mem::take(&mut self.came);
         let mut by_ino: HashMap<Ino, Vec<End>> = HashMap::new();
         for end in std::mem::take(&mut self.gone) {

@@ -39,6 +39,8 @@ struct State {
     at: Option<Work>,
     /// Blocks that got one since the last checkpoint that was asked for.
     fresh: u64,
+    /// A snapshot waits for a checkpoint to merge its mappings.
+    unmerged: bool,
 }
 
 struct Work {
@@ -117,6 +119,7 @@ impl Core {
             let cell = cells.get(&v.id)?;
             // Until its layers are merged, its tree is not its own.
             if !cell.live.read().frozen.is_empty() {
+                state.unmerged = true;
                 return None;
             }
             let parent = v.parent.filter(|p| state.done.contains(p));
@@ -148,9 +151,13 @@ impl Core {
         Ok((blocks.len() as u64 * BLOCK_BYTES, sums.len() as u64))
     }
 
-    /// Has a checkpoint keep the checksums that were computed since the last one.
+    /// Asks for a checkpoint where one is needed to go on, or to keep the checksums that were computed since the last.
     pub fn keep_sealed(&self) {
-        if std::mem::take(&mut self.sealer.0.lock().fresh) > 0 {
+        let (fresh, unmerged) = {
+            let mut state = self.sealer.0.lock();
+            (std::mem::take(&mut state.fresh), std::mem::take(&mut state.unmerged))
+        };
+        if fresh > 0 || unmerged {
             // An error has poisoned the pool, which tells it.
             let _ = self.checkpoint_now();
         }
