@@ -6,7 +6,10 @@ use common::{cowslip, eventually, is_mounted, run, tool};
 use std::{
     ffi::OsStr,
     fs,
-    os::unix::{ffi::OsStrExt, fs::symlink},
+    os::unix::{
+        ffi::OsStrExt,
+        fs::{MetadataExt, symlink},
+    },
     path::{Path, PathBuf},
     process::Stdio,
 };

@@ -46,7 +46,7 @@ fn fill(top: &Path, seed: u64) {
     let mut write = |path: &Path, bytes: &[u8]| {
         fs::write(path, bytes).unwrap();
         // Times have steps of two seconds.
-        stamp += 2 * (1 + chance.below(40_000_000));
+        stamp += 2 * (1 + chance.below(2_000_000));
         let time = SystemTime::UNIX_EPOCH + Duration::from_secs(stamp);
         File::options().write(true).open(path).unwrap().set_modified(time).unwrap();
     };

@@ -165,9 +165,10 @@ pub struct ManArgs {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-What snapshots hold cannot change, so it has checksums; every read compares them, a scrub compares all. Ctrl-C
-interrupts it, and the next scrub goes on there. Exit code 0: no damage; 7: damage found, `cowslip events` and
-`cowslip status` say what is in it.
+What snapshots hold cannot change, so it has checksums: every read compares them, a scrub compares
+all. Ctrl-C interrupts it, and the next scrub goes on there.
+
+Exit code 0: no damage; 7: damage found, `cowslip events` and `cowslip status` say whose it is.
 
 Examples:
   cowslip scrub
