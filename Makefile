@@ -42,6 +42,10 @@ test-kernel: ## Tests on a kernel of their own, with ublk: built once and cached
 fuzz: ## Mutated images of every format, SECONDS=60 each (root: a dirty journal comes from a mount)
 	FUZZ_SECONDS=$(or $(SECONDS),60) $(CARGO) test -p fuse-view --locked --test fuzz -- --nocapture
 
+.PHONY: crash
+crash: ## Random crash cuts of the store for SECONDS=600, from COWSLIP_CRASH_SEED (1) on; prints cuts and seeds
+	COWSLIP_CRASH_SECONDS=$(or $(SECONDS),600) $(CARGO) test --release -p store --locked --test crash -- --nocapture nothing_acknowledged
+
 .PHONY: mutations
 mutations: ## The store's tests against deliberate bugs: each must be caught
 	$(CARGO) test -p store --locked --features mutations --test mutations -- --nocapture
