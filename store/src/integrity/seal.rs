@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Most that the background reads for checksums: it is never in a hurry.
 const BYTES_PER_SECOND: u64 = 128 << 20;
@@ -69,10 +69,10 @@ pub fn run(core: &Core) {
                 IDLE
             }
         };
+        // Orders to the checkpointer wake this thread too, and must not make it faster.
+        let until = Instant::now() + sleep;
         let mut o = core.orders.lock();
-        if !o.stop && !sleep.is_zero() {
-            core.ordered.wait_for(&mut o, sleep);
-        }
+        while !o.stop && !core.ordered.wait_until(&mut o, until).timed_out() {}
     }
 }
 
