@@ -9,18 +9,20 @@ use crate::format::superblock::{Layout, Superblock};
 use crate::gate::IoEpochs;
 use crate::integrity::{ChecksumTable, Damage, Sealer};
 use crate::io::port::{Waiters, block_on};
+use crate::io::together::together;
 use crate::io::{BlockDev, Blocking, Io, Sink};
 use crate::log::Log;
 use crate::log::writer::{FlushError, MAP_FRAME, Poison};
 use crate::map::{NodeCache, tree};
 use crate::memtable::{Found, Layer, Target};
 use crate::mutation::Mutation;
-use crate::types::{Epoch, Lsn, Phys, SEGMENT_BLOCKS, VersionId, VolumeId};
+use crate::types::{Epoch, Few, Lsn, Phys, SEGMENT_BLOCKS, VersionId, VolumeId};
 use crate::volume::Volume;
 use crate::{BLOCK_BYTES, Error, Recovery, Result};
 use parking_lot::{Condvar, Mutex, RwLock};
 use std::collections::{BTreeMap, HashMap};
 use std::future::poll_fn;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -251,26 +253,48 @@ impl Core {
         })
     }
 
-    /// Reads blocks `l..` of a version into `into`.
-    pub async fn read_blocks(&self, io: &impl Io, cell: &Cell, l: u64, mut into: Sink<'_>) -> Result<()> {
-        let n = into.len() / BLOCK_BYTES;
-        let mut done = 0;
-        while done < n {
-            let place = self.place(io, cell, l + done, n - done).await?;
-            let part = into.part(&(done * BLOCK_BYTES..(done + place.len) * BLOCK_BYTES));
-            match place.data {
-                None if Mutation::ForeignBytes.on() => {}
-                None => io.zero(part).await.map_err(|e| Error::io("fill with zeros", e))?,
-                Some((p, _)) => {
-                    let read = io.read(p.offset(), part).await;
-                    read.map_err(|e| Error::io(format!("read block {}", p.0), e))?;
-                    let part = into.part(&(done * BLOCK_BYTES..(done + place.len) * BLOCK_BYTES));
-                    self.verify(io, cell, l + done, p, &part).await?;
-                }
-            }
-            done += place.len;
+    /// Where each stretch of these blocks of a version lies. Call inside an I/O epoch.
+    pub async fn places(&self, io: &impl Io, cell: &Cell, blocks: Range<u64>) -> Result<Few<Place>> {
+        let mut all = Few::new();
+        let mut l = blocks.start;
+        while l < blocks.end {
+            let place = self.place(io, cell, l, blocks.end - l).await?;
+            l += place.len;
+            all.push(place);
         }
-        Ok(())
+        Ok(all)
+    }
+
+    /// Reads blocks `l..` of a version into `into`: all stretches of them together.
+    pub async fn read_blocks(&self, io: &impl Io, cell: &Cell, l: u64, mut into: Sink<'_>) -> Result<()> {
+        let places = self.places(io, cell, l..l + into.len() / BLOCK_BYTES).await?;
+        let mut next = l;
+        let reads = places.as_slice().iter().map(|place| {
+            let first = next;
+            next += place.len;
+            self.read_place(io, cell, first, place, into.take(place.len * BLOCK_BYTES))
+        });
+        together(reads).await
+    }
+
+    /// Reads blocks `l..`, which lie at one place.
+    async fn read_place(
+        &self,
+        io: &impl Io,
+        cell: &Cell,
+        l: u64,
+        place: &Place,
+        mut into: Sink<'_>,
+    ) -> Result<()> {
+        let Some((p, _)) = place.data else {
+            if Mutation::ForeignBytes.on() {
+                return Ok(());
+            }
+            return io.zero(into).await.map_err(|e| Error::io("fill with zeros", e));
+        };
+        let read = io.read(p.offset(), into.whole()).await;
+        read.map_err(|e| Error::io(format!("read block {}", p.0), e))?;
+        self.verify(io, cell, l, p, &into).await
     }
 
     /// Like [`Core::try_reserve`], but finds room first: backs more of the pool file, then lets a checkpoint

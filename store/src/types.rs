@@ -71,6 +71,13 @@ impl<T: Copy> Few<T> {
         }
     }
 
+    /// Each of them, changed.
+    pub(crate) fn map<U: Copy>(&self, change: impl Fn(T) -> U) -> Few<U> {
+        let mut changed = Few::new();
+        self.as_slice().iter().for_each(|value| changed.push(change(*value)));
+        changed
+    }
+
     /// All, in the order in which they came.
     pub(crate) fn as_slice(&self) -> &[T] {
         if self.more.is_empty() { self.one.as_slice() } else { &self.more }

@@ -7,7 +7,7 @@ mod harness;
 mod skip;
 
 use harness::{Rng, World};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::io;
 use std::pin::{Pin, pin};
@@ -225,6 +225,117 @@ fn a_flush_that_is_given_up_poisons() {
     let mut got = [0; 4096];
     v.read_at(0, &mut got).expect("reads go on");
     assert_eq!(got, [1; 4096]);
+}
+
+/// Counts the requests that are under way at once, and fails those of one block.
+struct Counted<'a> {
+    slow: Slow<'a>,
+    now: Cell<usize>,
+    most: Cell<usize>,
+    fails_with: Option<u8>,
+}
+
+impl<'a> Counted<'a> {
+    fn new(dev: &'a SimDev, rng: &'a RefCell<Rng>) -> Self {
+        Self { slow: Slow { dev, rng }, now: Cell::new(0), most: Cell::new(0), fails_with: None }
+    }
+
+    async fn count<T>(&self, request: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+        self.now.set(self.now.get() + 1);
+        self.most.set(self.most.get().max(self.now.get()));
+        let done = request.await;
+        self.now.set(self.now.get() - 1);
+        done
+    }
+}
+
+impl Io for Counted<'_> {
+    async fn read(&self, offset: u64, into: Sink<'_>) -> io::Result<()> {
+        self.count(self.slow.read(offset, into)).await
+    }
+    async fn write(&self, offset: u64, from: Source<'_>) -> io::Result<()> {
+        let Source::Memory(buf) = from else { unreachable!("this test has memory only") };
+        let fails = self.fails_with == buf.first().copied();
+        self.count(async {
+            self.slow.write(offset, from).await?;
+            if fails { Err(io::Error::other("this block fails")) } else { Ok(()) }
+        })
+        .await
+    }
+    async fn sync(&self) -> io::Result<()> {
+        self.slow.sync().await
+    }
+}
+
+/// Blocks of `v`: each its own number, plus `add`.
+fn numbered(blocks: usize, add: u8) -> Vec<u8> {
+    (0..blocks * 4096).map(|at| u8::try_from(at / 4096).expect("few blocks") + add).collect()
+}
+
+/// A range that lies in many places is read and written in many requests at once, and all of it is what it was, whichever
+/// ends first; a snapshot in between keeps its own.
+#[test]
+fn the_pieces_of_a_request_are_under_way_together() {
+    const PIECES: usize = 64;
+    for seed in 1..40 {
+        let (rng, mut w) = (RefCell::new(Rng(seed)), World::new());
+        w.background = true;
+        w.open();
+        let pool = w.pool().clone();
+        pool.create_volume("v", PIECES as u64 * 4096, Labels::new()).expect("creates");
+        let v = pool.open_volume("v").expect("opens");
+        // No two neighbours of the volume are neighbours in the pool.
+        for l in (0..PIECES).step_by(2).chain((1..PIECES).step_by(2)) {
+            v.write_at(l as u64 * 4096, &[0; 4096], false).expect("writes");
+        }
+        let round = |add: u8, pieces: usize| {
+            let io = Counted::new(&w.dev, &rng);
+            let task = async {
+                let (new, mut got) = (numbered(PIECES, add), numbered(PIECES, 0));
+                v.on(&io).write(0, Source::Memory(&new), false).await.expect("writes");
+                assert!(io.most.replace(0) >= pieces, "seed {seed}: they were written one after the other");
+                v.on(&io).read(0, Sink::Memory(&mut got)).await.expect("reads");
+                assert!(io.most.get() >= pieces, "seed {seed}: they were read one after the other");
+                assert!(got == new, "seed {seed}");
+            };
+            run_shuffled(vec![Box::pin(task)], &rng);
+        };
+        round(1, 8);
+        let spec = SnapshotSpec { volume: "v".into(), name: "s".into(), consistency: Consistency::Crash };
+        pool.create_snapshots(&[spec], Labels::new()).expect("cuts");
+        // Now every fourth block is the head's own and stays where it is, the others go elsewhere.
+        for l in (0..PIECES).step_by(4) {
+            v.write_at(l as u64 * 4096, &[0; 4096], false).expect("writes");
+        }
+        round(100, 8);
+        let mut old = numbered(PIECES, 0);
+        pool.open_snapshot("v", "s").expect("opens").read_at(0, &mut old).expect("reads");
+        assert!(old == numbered(PIECES, 1), "seed {seed}");
+    }
+}
+
+/// Rule 1: a write that failed is told of when none of its pieces can land any more.
+#[test]
+fn a_request_fails_when_its_last_piece_has_ended() {
+    for seed in 1..40 {
+        let (rng, mut w) = (RefCell::new(Rng(seed)), World::new());
+        w.open();
+        let pool = w.pool().clone();
+        pool.create_volume("v", 32 * 4096, Labels::new()).expect("creates");
+        let v = pool.open_volume("v").expect("opens");
+        for l in (0..32).step_by(2).chain((1..32).step_by(2)) {
+            v.write_at(l * 4096, &[0; 4096], false).expect("writes");
+        }
+        let mut io = Counted::new(&w.dev, &rng);
+        io.fails_with = Some(u8::try_from(seed % 32).expect("small"));
+        let task = async {
+            let failed = v.on(&io).write(0, Source::Memory(&numbered(32, 0)), false).await;
+            assert_eq!(failed.map_err(|e| e.kind()), Err(store::ErrorKind::Io), "seed {seed}");
+            assert_eq!(io.now.get(), 0, "seed {seed}: some are still under way");
+        };
+        run_shuffled(vec![Box::pin(task)], &rng);
+        v.write_at(0, &[7; 4096], false).expect("the gate was left");
+    }
 }
 
 fn has_io_uring() -> bool {

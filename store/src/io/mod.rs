@@ -4,12 +4,14 @@ pub mod buffer;
 pub mod file;
 pub mod port;
 pub mod sim;
+pub(crate) mod together;
 pub mod uring;
 
 pub use buffer::AlignedBuf;
 pub use port::{Blocking, DurableError, Io, Registered, Sink, Source};
 use std::io;
 use std::os::fd::BorrowedFd;
+pub use together::TOGETHER;
 
 /// A pool's address space: a file in a directory or a whole block device. Offsets and lengths are multiples
 /// of 4096; buffers may lie anywhere, aligned ones are transferred without a copy.

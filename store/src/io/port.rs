@@ -76,6 +76,29 @@ impl Sink<'_> {
     }
 }
 
+impl<'a> Sink<'a> {
+    /// All of it, for a borrow that ends.
+    pub(crate) fn whole(&mut self) -> Sink<'_> {
+        self.part(&(0..self.len()))
+    }
+
+    /// Takes the first `len` bytes off it.
+    pub(crate) fn take(&mut self, len: u64) -> Sink<'a> {
+        match self {
+            Self::Memory(m) => {
+                let (first, rest) = std::mem::take(m).split_at_mut(crate::types::mem(len));
+                *m = rest;
+                Sink::Memory(first)
+            }
+            Self::Registered(r) => {
+                let first = r.part(&(0..len));
+                *r = r.part(&(len..r.len));
+                Sink::Registered(first)
+            }
+        }
+    }
+}
+
 impl Source<'_> {
     /// Length in bytes.
     pub fn len(&self) -> u64 {

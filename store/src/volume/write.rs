@@ -5,11 +5,12 @@ use super::{VolumeIo, blocks_of, is_whole, partly_registered};
 use crate::alloc::Stream;
 use crate::core::{Cell, Change, Need, Place, Reservation, byte_index};
 use crate::format::node::LEAF_ENTRIES;
+use crate::io::together::together;
 use crate::io::{AlignedBuf, DurableError, Io, Sink, Source};
 use crate::log::writer::MAP_FRAME;
 use crate::memtable::{Target, touched};
 use crate::mutation::Mutation;
-use crate::types::{Few, mem};
+use crate::types::{Few, Phys, mem};
 use crate::{BLOCK_BYTES, Error, Result};
 use std::ops::Range;
 use std::sync::atomic::Ordering;
@@ -17,8 +18,27 @@ use std::sync::atomic::Ordering;
 /// Blocks of one step of a long write: 1 MiB.
 const STEP_BLOCKS: u64 = 256;
 
-fn bytes_of(blocks: Range<u64>) -> Range<u64> {
-    blocks.start * BLOCK_BYTES..blocks.end * BLOCK_BYTES
+/// Blocks `first..first + n` of a write, and where they go.
+#[derive(Clone, Copy)]
+struct Piece {
+    p: Phys,
+    first: u64,
+    n: u64,
+}
+
+impl Piece {
+    fn bytes(&self) -> Range<u64> {
+        self.first * BLOCK_BYTES..(self.first + self.n) * BLOCK_BYTES
+    }
+}
+
+/// What a write does, before it does it.
+struct Plan {
+    pieces: Few<Piece>,
+    /// Mappings that are new.
+    records: Few<Change>,
+    /// Blocks that were holes.
+    grown: u64,
 }
 
 impl<I: Io> VolumeIo<'_, I> {
@@ -79,7 +99,7 @@ impl<I: Io> VolumeIo<'_, I> {
         blocks: &Range<u64>,
         from: Source<'_>,
         fua: bool,
-        reservation: Option<&mut Reservation<'_>>,
+        mut reservation: Option<&mut Reservation<'_>>,
     ) -> Result<Option<bool>> {
         let (v, core) = (self.volume, &self.volume.core);
         let _pass = v.gate.enter(blocks.clone()).await;
@@ -104,14 +124,13 @@ impl<I: Io> VolumeIo<'_, I> {
             }
             Source::Registered(_) => return Err(partly_registered()),
         };
-        if in_place {
-            let durable = fua && (Mutation::FuaUndurable.on() || places.iter().all(|p| p.durable));
-            self.write_in_place(places, from, durable).await?;
+        let plan = self.plan(blocks.start, places, reservation.as_deref_mut())?;
+        let durable = fua && in_place && (Mutation::FuaUndurable.on() || places.iter().all(|p| p.durable));
+        self.write_pieces(plan.pieces.as_slice(), from, durable).await?;
+        let Some(reservation) = reservation.filter(|_| !in_place) else {
             return Ok(Some(durable || !fua));
-        }
-        let reservation = reservation.expect("checked above");
-        let (records, grown) = self.write_places(blocks.start, places, from, reservation).await?;
-        core.commit(&head, records.as_slice(), reservation, grown);
+        };
+        core.commit(&head, plan.records.as_slice(), reservation, plan.grown);
         Ok(Some(false))
     }
 
@@ -135,31 +154,26 @@ impl<I: Io> VolumeIo<'_, I> {
         Ok(whole)
     }
 
+    /// Where the head's blocks lie. None are its own where nothing may be written in place.
     async fn places(&self, head: &Cell, blocks: Range<u64>) -> Result<Few<Place>> {
-        let mut all = Few::new();
-        let mut l = blocks.start;
-        while l < blocks.end {
-            let place = self.volume.core.place(self.io, head, l, blocks.end - l).await?;
-            l += place.len;
-            let in_place = !self.volume.atomic || Mutation::InPlaceAtomic.on();
-            all.push(Place { owned: place.owned && in_place, ..place });
-        }
-        Ok(all)
+        let in_place = !self.volume.atomic || Mutation::InPlaceAtomic.on();
+        let places = self.volume.core.places(self.io, head, blocks).await?;
+        Ok(if in_place { places } else { places.map(|place| Place { owned: false, ..place }) })
     }
 
-    async fn write_in_place(&self, places: &[Place], from: Source<'_>, durable: bool) -> Result<()> {
-        let mut done = 0;
-        for place in places {
-            let (p, _) = place.data.expect("owned blocks are mapped");
-            let part = from.part(&bytes_of(done..done + place.len));
-            let written = match durable {
-                false => self.io.write(p.offset(), part).await,
-                true => self.io.write_durable(p.offset(), part).await.map_err(|e| self.judge(e)),
-            };
-            written.map_err(|e| Error::io(format!("write block {}", p.0), e))?;
-            done += place.len;
-        }
-        Ok(())
+    /// Writes the pieces of `from` where they belong, together: nobody is told before all have landed, and until then any
+    /// part of them may have.
+    async fn write_pieces(&self, pieces: &[Piece], from: Source<'_>, durable: bool) -> Result<()> {
+        together(pieces.iter().map(|piece| self.write_piece(piece.p, from.part(&piece.bytes()), durable)))
+            .await
+    }
+
+    async fn write_piece(&self, p: Phys, from: Source<'_>, durable: bool) -> Result<()> {
+        let written = match durable {
+            false => self.io.write(p.offset(), from).await,
+            true => self.io.write_durable(p.offset(), from).await.map_err(|e| self.judge(e)),
+        };
+        written.map_err(|e| Error::io(format!("write block {}", p.0), e))
     }
 
     /// A sync that failed may have told of other writes than this one: the pool is poisoned (H11, H12).
@@ -173,54 +187,37 @@ impl<I: Io> VolumeIo<'_, I> {
         }
     }
 
-    /// Writes owned stretches in place and the others to new blocks. Returns the new mappings, and how many
-    /// blocks were holes.
-    async fn write_places(
+    /// What goes where: owned stretches stay in place, the others get new blocks out of `reservation`.
+    fn plan(
         &self,
         first: u64,
         places: &[Place],
-        from: Source<'_>,
-        reservation: &mut Reservation<'_>,
-    ) -> Result<(Few<Change>, u64)> {
-        let mut records = Few::new();
-        let (mut done, mut grown) = (0, 0);
-        let mut rest = places;
+        mut reservation: Option<&mut Reservation<'_>>,
+    ) -> Result<Plan> {
+        let mut plan = Plan { pieces: Few::new(), records: Few::new(), grown: 0 };
+        let (mut done, mut rest) = (0, places);
         while let [place, ..] = rest {
             // Neighbours that all need new blocks get them together.
             let count = if place.owned { 1 } else { rest.iter().take_while(|p| !p.owned).count() };
             let (now, later) = rest.split_at(count);
-            let n: u64 = now.iter().map(|p| p.len).sum();
-            let part = from.part(&bytes_of(done..done + n));
+            let end = done + now.iter().map(|p| p.len).sum::<u64>();
             if place.owned {
-                self.write_in_place(now, part, false).await?;
+                let (p, _) = place.data.expect("owned blocks are mapped");
+                plan.pieces.push(Piece { p, first: done, n: place.len });
             } else {
-                grown += now.iter().filter(|p| p.data.is_none()).map(|p| p.len).sum::<u64>();
-                self.write_new(first + done, part, reservation, &mut records).await?;
+                plan.grown += now.iter().filter(|p| p.data.is_none()).map(|p| p.len).sum::<u64>();
+                let reservation = reservation.as_deref_mut().expect("made before anything is redirected");
+                while done < end {
+                    let leaf = (first + done) / LEAF_ENTRIES;
+                    let (p, n) =
+                        reservation.take(Stream::Data { volume: self.volume.id, leaf }, end - done)?;
+                    plan.pieces.push(Piece { p, first: done, n });
+                    plan.records.push(Change { l: first + done, n, target: Target::Data(p) });
+                    done += n;
+                }
             }
-            done += n;
-            rest = later;
+            (done, rest) = (end, later);
         }
-        Ok((records, grown))
-    }
-
-    async fn write_new(
-        &self,
-        first: u64,
-        from: Source<'_>,
-        reservation: &mut Reservation<'_>,
-        records: &mut Few<Change>,
-    ) -> Result<()> {
-        let n = from.len() / BLOCK_BYTES;
-        let mut done = 0;
-        while done < n {
-            let stream = Stream::Data { volume: self.volume.id, leaf: (first + done) / LEAF_ENTRIES };
-            let (p, len) = reservation.take(stream, n - done)?;
-            let part = from.part(&bytes_of(done..done + len));
-            let written = self.io.write(p.offset(), part).await;
-            written.map_err(|e| Error::io(format!("write block {}", p.0), e))?;
-            records.push(Change { l: first + done, n: len, target: Target::Data(p) });
-            done += len;
-        }
-        Ok(())
+        Ok(plan)
     }
 }

@@ -243,11 +243,13 @@ const RESIDENT: usize = 32 << 10;
 /// The thread's ring: completions are handled when the thread asks for them, and not by interrupting it.
 fn init_ring(depth: u16) -> Raw<()> {
     let entries = u32::from(depth) * 2;
+    // What may be under way at once: of each tag its command, or its request to the pool in pieces.
+    let answers = u32::from(depth) * u32::try_from(store::io::TOGETHER).unwrap_or(u32::MAX) + entries;
     ublk_init_task_ring(|cell| {
         if cell.get().is_none() {
             let build = |single: bool| {
                 let mut builder = IoUring::builder();
-                builder.setup_cqsize(entries * 2).setup_coop_taskrun();
+                builder.setup_cqsize(answers).setup_coop_taskrun();
                 if single {
                     builder.setup_single_issuer();
                 }
