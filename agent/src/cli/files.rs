@@ -20,8 +20,32 @@ use super::{
     names::FileSource,
 };
 use fuse_view::{FileKind, FsView, Ino, walk};
+use std::process::ExitCode;
 
 const READ_BYTES: usize = 1 << 20;
+
+/// What could not be shown while the rest was.
+#[derive(Default)]
+struct Failures {
+    first: u8,
+}
+
+impl Failures {
+    /// Tells a failure; the command goes on.
+    fn tell(&mut self, context: &mut Context, failure: &Failure) -> Result<()> {
+        context.out.flush()?;
+        failure.report(context.out.json, false);
+        if self.first == 0 {
+            self.first = failure.exit_code();
+        }
+        Ok(())
+    }
+
+    /// The first failure's, 0 if there was none.
+    fn exit_code(&self) -> ExitCode {
+        ExitCode::from(self.first)
+    }
+}
 
 /// `cowslip cat`.
 pub fn cat(context: &mut Context, args: &CatArgs) -> Result<()> {

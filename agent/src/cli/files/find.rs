@@ -1,7 +1,7 @@
 //! `cowslip find`: names in a tree that meet all conditions, streamed. A file is looked at only where its name alone
 //! does not decide.
 
-use super::{Files, Located, glob::Glob, open::partition_name};
+use super::{Failures, Files, Located, glob::Glob, open::partition_name};
 use crate::cli::{
     Context,
     args::{FindArgs, TypeChoice},
@@ -87,7 +87,7 @@ pub fn find(context: &mut Context, args: &FindArgs) -> Result<ExitCode> {
     let source = FileSource::parse(&args.source)?;
     let conditions = Conditions::parse(args)?;
     let mut files = Files::new();
-    let mut search = Search { conditions, first_failure: 0 };
+    let mut search = Search { conditions, failures: Failures::default() };
     match files.locate(context, &source)? {
         Located::Inside { view, path, prefix, .. } => {
             search.tree(context, &source, &*view, &path, &prefix)?;
@@ -101,29 +101,20 @@ pub fn find(context: &mut Context, args: &FindArgs) -> Result<ExitCode> {
                     }
                     Ok(Located::Table(_)) => {}
                     // Swap and boot partitions hold no files; the others are still wanted.
-                    Err(failure) => search.failed(context, &failure)?,
+                    Err(failure) => search.failures.tell(context, &failure)?,
                 }
             }
         }
     }
-    Ok(ExitCode::from(search.first_failure))
+    Ok(search.failures.exit_code())
 }
 
 struct Search {
     conditions: Conditions,
-    first_failure: u8,
+    failures: Failures,
 }
 
 impl Search {
-    fn failed(&mut self, context: &mut Context, failure: &Failure) -> Result<()> {
-        context.out.flush()?;
-        failure.report(context.out.json, false);
-        if self.first_failure == 0 {
-            self.first_failure = failure.exit_code();
-        }
-        Ok(())
-    }
-
     fn tree(
         &mut self,
         context: &mut Context,
@@ -139,7 +130,7 @@ impl Search {
             Ok(name) => self.meet(context, source, view, &name),
             Err(error) => {
                 let failure = Failure::from(error.source).at(escape(&error.path)).at(&source.container);
-                self.failed(context, &failure)
+                self.failures.tell(context, &failure)
             }
         })
     }
@@ -168,7 +159,7 @@ impl Search {
             Ok(_) => Ok(()),
             Err(error) => {
                 let failure = Failure::from(error).at(escape(found.path)).at(&source.container);
-                self.failed(context, &failure)
+                self.failures.tell(context, &failure)
             }
         }
     }

@@ -1,7 +1,7 @@
 //! `cowslip ls`: streams one file a line, as text or as JSON. What cannot be read is told on stderr, and the
 //! listing goes on.
 
-use super::{Files, Located, open::partition_name};
+use super::{Failures, Files, Located, open::partition_name};
 use crate::cli::{
     Context,
     args::LsArgs,
@@ -28,7 +28,7 @@ pub fn ls(context: &mut Context, args: &LsArgs) -> Result<ExitCode> {
     let sources: Vec<FileSource> =
         args.sources.iter().map(|text| FileSource::parse(text)).collect::<Result<_>>()?;
     let mut files = Files::new();
-    let mut printer = Printer { args, first_failure: 0 };
+    let mut printer = Printer { args, failures: Failures::default() };
     if args.long && !context.out.json {
         context.out.line(HEADER)?;
     }
@@ -45,25 +45,15 @@ pub fn ls(context: &mut Context, args: &LsArgs) -> Result<ExitCode> {
             }
         }
     }
-    Ok(ExitCode::from(printer.first_failure))
+    Ok(printer.failures.exit_code())
 }
 
 struct Printer<'a> {
     args: &'a LsArgs,
-    first_failure: u8,
+    failures: Failures,
 }
 
 impl Printer<'_> {
-    /// Tells a failure and goes on.
-    fn failed(&mut self, context: &mut Context, failure: &Failure) -> Result<()> {
-        context.out.flush()?;
-        failure.report(context.out.json, false);
-        if self.first_failure == 0 {
-            self.first_failure = failure.exit_code();
-        }
-        Ok(())
-    }
-
     fn tree(
         &mut self,
         context: &mut Context,
@@ -96,7 +86,7 @@ impl Printer<'_> {
                 }
                 Err(error) => {
                     let failure = Failure::from(error.source).at(escape(&error.path)).at(&source.container);
-                    self.failed(context, &failure)?;
+                    self.failures.tell(context, &failure)?;
                 }
             }
         }
@@ -147,7 +137,7 @@ impl Printer<'_> {
                 }
                 Ok(Located::Table(_)) => {}
                 // Swap and boot partitions hold no files; the others are still wanted.
-                Err(failure) => self.failed(context, &failure)?,
+                Err(failure) => self.failures.tell(context, &failure)?,
             }
         }
         Ok(())
