@@ -1,6 +1,6 @@
 //! What every transport does: the two traits behind which ublk and FUSE + loop are alike.
 
-use crate::{Disk, Result};
+use crate::{Disk, Result, links::Links};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -32,7 +32,7 @@ impl Identity {
 
     /// Refuses what no device can have.
     pub(crate) fn check(&self) -> Result<()> {
-        crate::links::Links::check(&self.volume_name)?;
+        Links::check(&self.volume_name)?;
         if matches!(self.block_size, 512 | 4096) {
             return Ok(());
         }
@@ -40,6 +40,32 @@ impl Identity {
             what: format!("block size of volume {}: {}", self.volume_name, self.block_size),
             why: "must be 512 or 4096".into(),
         })
+    }
+
+    /// Whether a device of `old` bytes has to grow, now that its disk has `new`. It cannot shrink.
+    pub(crate) fn must_grow(&self, device: &Path, old: u64, new: u64) -> Result<bool> {
+        if new < old {
+            return Err(crate::Error::Invalid {
+                what: format!("size of volume {}: {new} bytes", self.volume_name),
+                why: format!("{} has {old} and cannot shrink", device.display()),
+            });
+        }
+        Ok(new > old)
+    }
+
+    /// Takes the volume's new name, and gives the device's link that name too.
+    pub(crate) fn rename(&mut self, volume_name: &str, links: &Links, device: &Path) -> Result<()> {
+        links.set(volume_name, device)?;
+        if volume_name != self.volume_name {
+            links.remove(&self.volume_name, device)?;
+            volume_name.clone_into(&mut self.volume_name);
+        }
+        Ok(())
+    }
+
+    /// The error of a device that somebody else has ended.
+    pub(crate) fn gone(&self, device: &Path) -> crate::Error {
+        crate::Error::Gone { volume: self.volume_name.clone(), device: device.display().to_string() }
     }
 }
 

@@ -262,10 +262,6 @@ impl Attachment {
     fn is_ours(&self) -> bool {
         self.device.backing_name().is_some_and(|name| name == self.name.to_string())
     }
-
-    fn gone(&self) -> Error {
-        Error::Gone { volume: self.identity.volume_name.clone(), device: self.path.display().to_string() }
-    }
 }
 
 impl Attached for Attachment {
@@ -292,16 +288,10 @@ impl Attached for Attachment {
     fn resize(&self) -> Result<()> {
         let ended = self.ended.lock();
         if *ended || !self.is_ours() {
-            return Err(self.gone());
+            return Err(self.identity.gone(&self.path));
         }
-        let (new, old) = (self.disk.len(), self.device.size()?);
-        if new < old {
-            return Err(Error::Invalid {
-                what: format!("size of volume {}: {new} bytes", self.identity.volume_name),
-                why: format!("{} has {old} and cannot shrink", self.path.display()),
-            });
-        }
-        if new == old {
+        let new = self.disk.len();
+        if !self.identity.must_grow(&self.path, self.device.size()?, new)? {
             return Ok(());
         }
         self.server.announce_len(new).context("announce the size of", self.path.display())?;
@@ -316,12 +306,7 @@ impl Attached for Attachment {
     }
 
     fn rename(&mut self, volume_name: &str) -> Result<()> {
-        self.links.set(volume_name, &self.path)?;
-        if volume_name != self.identity.volume_name {
-            self.links.remove(&self.identity.volume_name, &self.path)?;
-            volume_name.clone_into(&mut self.identity.volume_name);
-        }
-        Ok(())
+        self.identity.rename(volume_name, &self.links, &self.path)
     }
 
     fn detach(&self) -> Result<()> {

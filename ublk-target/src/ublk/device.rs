@@ -35,10 +35,6 @@ pub(super) struct Attachment {
 }
 
 impl Attachment {
-    fn gone(&self) -> Error {
-        Error::Gone { volume: self.identity.volume_name.clone(), device: self.path.display().to_string() }
-    }
-
     fn busy(&self, holder: &str) -> Error {
         Error::Busy {
             volume: self.identity.volume_name.clone(),
@@ -110,16 +106,10 @@ impl Attached for Attachment {
     fn resize(&self) -> Result<()> {
         let ended = self.ended.lock();
         if *ended || !self.is_alive() {
-            return Err(self.gone());
+            return Err(self.identity.gone(&self.path));
         }
-        let (new, old) = (self.disk.len(), self.node.size()?);
-        if new < old {
-            return Err(Error::Invalid {
-                what: format!("size of volume {}: {new} bytes", self.identity.volume_name),
-                why: format!("{} has {old} and cannot shrink", self.path.display()),
-            });
-        }
-        if new == old {
+        let new = self.disk.len();
+        if !self.identity.must_grow(&self.path, self.node.size()?, new)? {
             return Ok(());
         }
         if !self.control.features().has(flag::UPDATE_SIZE) {
@@ -129,12 +119,7 @@ impl Attached for Attachment {
     }
 
     fn rename(&mut self, volume_name: &str) -> Result<()> {
-        self.links.set(volume_name, &self.path)?;
-        if volume_name != self.identity.volume_name {
-            self.links.remove(&self.identity.volume_name, &self.path)?;
-            volume_name.clone_into(&mut self.identity.volume_name);
-        }
-        Ok(())
+        self.identity.rename(volume_name, &self.links, &self.path)
     }
 
     fn detach(&self) -> Result<()> {
