@@ -10,6 +10,11 @@ fn field<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
         .unwrap_or([0; N])
 }
 
+/// 16 bytes as they are, a UUID mostly.
+pub(crate) fn bytes16(bytes: &[u8], at: usize) -> [u8; 16] {
+    field(bytes, at)
+}
+
 /// Little-endian 16-bit field.
 pub(crate) fn le16(bytes: &[u8], at: usize) -> u16 {
     u16::from_le_bytes(field(bytes, at))

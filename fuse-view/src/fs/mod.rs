@@ -10,6 +10,9 @@ pub mod xfs;
 
 pub(crate) mod bytes;
 mod detect;
+mod features;
+mod kind;
+mod run;
 
 pub use detect::{Format, detect};
 

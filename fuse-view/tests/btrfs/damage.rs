@@ -3,155 +3,26 @@
 //! Checksums are made right again after most damage, or nothing behind them would ever be reached.
 //! `BTRFS_DAMAGE_ROUNDS` asks for more rounds.
 
+use crate::common::exercise::{Damaged, exercise_source as exercise};
 use crate::common::support::Chance;
 use crate::common::sys;
 use crate::rig::{FIRST_COPY, NODE, Rig};
-use fuse_view::{BlockRead, Error, FileKind, FsView, Result, fs::open};
-use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Most bytes that one walk may read.
-const MOST_READ: u64 = 4 << 30;
-/// Unit of damage that is laid over the image.
-const PIECE: usize = 4096;
+/// Unit of random damage.
+const BLOCK: usize = 4096;
 
-/// An image with some blocks changed; it fails if far more is read than any walk needs.
-struct Damaged {
-    whole: Arc<Vec<u8>>,
-    changed: HashMap<usize, Vec<u8>>,
-    read: AtomicU64,
-    len: usize,
-}
-
-impl Damaged {
-    fn new(whole: &Arc<Vec<u8>>) -> Self {
-        Self { whole: whole.clone(), changed: HashMap::new(), read: AtomicU64::new(0), len: whole.len() }
+/// Changes the block at `at` and makes its checksum right, if `fix`.
+fn change(dev: &mut Damaged, at: usize, len: usize, fix: bool, change: impl FnOnce(&mut [u8])) {
+    let mut block = dev.get(at, len);
+    change(&mut block);
+    if fix {
+        let sum = crc32c::crc32c(&block[32..]);
+        block[..4].copy_from_slice(&sum.to_le_bytes());
     }
-
-    fn get(&self, at: usize, len: usize) -> Vec<u8> {
-        let mut out = vec![0; len];
-        for (i, chunk) in out.chunks_mut(PIECE).enumerate() {
-            let from = at + i * PIECE;
-            let piece = self.changed.get(&from).map_or(&self.whole[from..from + PIECE], |piece| piece);
-            chunk.copy_from_slice(&piece[..chunk.len()]);
-        }
-        out
-    }
-
-    /// Changes the block at `at` and makes its checksum right, if `fix`.
-    fn change(&mut self, at: usize, len: usize, fix: bool, change: impl FnOnce(&mut [u8])) {
-        let mut block = self.get(at, len);
-        change(&mut block);
-        if fix {
-            let sum = crc32c::crc32c(&block[32..]);
-            block[..4].copy_from_slice(&sum.to_le_bytes());
-        }
-        for (i, piece) in block.chunks(PIECE).enumerate() {
-            self.changed.insert(at + i * PIECE, piece.to_vec());
-        }
-    }
-}
-
-impl BlockRead for Damaged {
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
-        let read = self.read.fetch_add(buf.len() as u64, Ordering::Relaxed);
-        assert!(read < MOST_READ, "more is read than any walk needs");
-        let end = usize::try_from(offset).ok().and_then(|at| at.checked_add(buf.len()));
-        if end.is_none_or(|end| end > self.len) {
-            return Err(Error::Corrupt(format!("{} bytes at {offset}: past the end", buf.len())));
-        }
-        let start = usize::try_from(offset).unwrap();
-        let mut done = 0;
-        while done < buf.len() {
-            let at = start + done;
-            let piece = at / PIECE * PIECE;
-            let len = (piece + PIECE - at).min(buf.len() - done);
-            let from = self.changed.get(&piece).map_or(&self.whole[piece..], |piece| piece);
-            buf[done..done + len].copy_from_slice(&from[at - piece..at - piece + len]);
-            done += len;
-        }
-        Ok(())
-    }
-
-    fn len(&self) -> u64 {
-        self.len as u64
-    }
-}
-
-/// Asks everything of everything that can be reached; the number of answers and of errors.
-fn exercise(dev: Damaged) -> (usize, usize) {
-    let Ok(fs) = open(Arc::new(dev)) else { return (0, 1) };
-    let _ = (fs.label(), fs.replay(), fs.statfs());
-    let (mut good, mut bad) = (0, 0);
-    let mut count = |ok: bool| if ok { good += 1 } else { bad += 1 };
-    let mut seen = HashSet::from([fs.root()]);
-    let mut todo = vec![fs.root()];
-    while let Some(ino) = todo.pop() {
-        count(fs.xattrs(ino).is_ok());
-        let Ok(attr) = fs.attr(ino) else {
-            count(false);
-            continue;
-        };
-        match attr.kind {
-            FileKind::Dir => list(&*fs, ino, &mut count, |ino| {
-                if seen.len() < 3000 && seen.insert(ino) {
-                    todo.push(ino);
-                }
-            }),
-            FileKind::Symlink => count(fs.readlink(ino).is_ok()),
-            FileKind::File => read(&*fs, ino, attr.size, &mut count),
-            _ => count(true),
-        }
-    }
-    (good, bad)
-}
-
-fn list(fs: &dyn FsView, dir: u64, count: &mut impl FnMut(bool), mut visit: impl FnMut(u64)) {
-    let mut cookie = 0;
-    for _ in 0..3000 {
-        match fs.readdir(dir, cookie, 100) {
-            Ok(entries) => {
-                let Some(last) = entries.last() else { return count(true) };
-                assert!(last.cookie & !(1 << 62) > cookie & !(1 << 62), "a listing that does not advance");
-                cookie = last.cookie;
-                for entry in entries {
-                    assert!(!entry.name.is_empty() && !entry.name.iter().any(|&b| b == b'/' || b == 0));
-                    assert!(entry.name != b"." && entry.name != b"..");
-                    let _ = fs.lookup(dir, &entry.name);
-                    visit(entry.ino);
-                }
-            }
-            Err(_) => {
-                count(false);
-                break;
-            }
-        }
-    }
-}
-
-fn read(fs: &dyn FsView, ino: u64, size: u64, count: &mut impl FnMut(bool)) {
-    let mut at = 0;
-    let mut buf = vec![0; 1 << 16];
-    for _ in 0..50 {
-        match fs.next_data(ino, at) {
-            Ok(Some(range)) => {
-                assert!(range.start >= at && range.end > range.start && range.end <= size);
-                count(fs.read_at(ino, range.start, &mut buf).is_ok());
-                at = range.end;
-            }
-            Ok(None) => break,
-            Err(_) => {
-                count(false);
-                break;
-            }
-        }
-    }
-    count(fs.read_at(ino, size.saturating_sub(10), &mut buf).is_ok());
-    let _ = fs.next_data(ino, u64::MAX);
-    let _ = fs.read_at(ino, u64::MAX, &mut buf);
+    dev.put(at, &block);
 }
 
 /// A small image with a bit of everything, one copy of each block, and a log.
@@ -243,7 +114,7 @@ fn hurt(block: &mut [u8], chance: &mut Chance) {
 #[test]
 fn trees_with_right_checksums_and_wrong_content() {
     let Some(whole) = image() else { return };
-    let (good, bad) = exercise(Damaged::new(&whole));
+    let (good, bad) = exercise(Arc::new(Damaged::new(&whole)));
     assert!(good > 500 && bad == 0, "{good} {bad}");
     let all = tree_blocks(&whole);
     let live: Vec<usize> = {
@@ -258,9 +129,9 @@ fn trees_with_right_checksums_and_wrong_content() {
         for _ in 0..=chance.below(3) {
             let from = if chance.below(4) == 0 { &all } else { &live };
             let at = from[usize::try_from(chance.below(from.len() as u64)).unwrap()];
-            dev.change(at, NODE, true, |block| hurt(block, &mut chance));
+            change(&mut dev, at, NODE, true, |block| hurt(block, &mut chance));
         }
-        let (good, bad) = exercise(dev);
+        let (good, bad) = exercise(Arc::new(dev));
         hit += u64::from(bad > 0 || good == 0);
     }
     assert!(hit > 10, "damage was seen only {hit} times");
@@ -272,10 +143,10 @@ fn the_superblock_lies() {
     for field in (32..4096 - 8).step_by(if rounds(0) > 0 { 1 } else { 13 }) {
         for value in [&[0, 0][..], &[0xFF; 4], &[1], &[0; 8], &[0, 0x80]] {
             let mut dev = Damaged::new(&whole);
-            dev.change(FIRST_COPY, 4096, true, |block| {
+            change(&mut dev, FIRST_COPY, 4096, true, |block| {
                 block[field..field + value.len()].copy_from_slice(value);
             });
-            if let Ok(fs) = open(Arc::new(dev)) {
+            if let Ok(fs) = fuse_view::fs::open(Arc::new(dev)) {
                 let _ = fs.readdir(fs.root(), 0, 1000);
                 let _ = fs.lookup(fs.root(), b"a").and_then(|ino| fs.readdir(ino, 0, 1000));
                 let _ = (fs.statfs(), fs.label(), fs.replay(), fs.format());
@@ -285,7 +156,7 @@ fn the_superblock_lies() {
     let mut chance = Chance(12);
     for _ in 0..rounds(30) {
         let mut dev = Damaged::new(&whole);
-        dev.change(FIRST_COPY, 4096, true, |block| {
+        change(&mut dev, FIRST_COPY, 4096, true, |block| {
             for _ in 0..=chance.below(6) {
                 // The fields, then the system chunks.
                 let at =
@@ -296,7 +167,7 @@ fn the_superblock_lies() {
                 }
             }
         });
-        exercise(dev);
+        exercise(Arc::new(dev));
     }
 }
 
@@ -305,28 +176,28 @@ fn the_superblock_lies() {
 fn flips_and_truncations() {
     let Some(whole) = image() else { return };
     let mut chance = Chance(13);
-    let used: Vec<usize> = (0..whole.len() / PIECE)
-        .map(|i| i * PIECE)
-        .filter(|&at| at != FIRST_COPY && whole[at..at + PIECE].iter().any(|&b| b != 0))
+    let used: Vec<usize> = (0..whole.len() / BLOCK)
+        .map(|i| i * BLOCK)
+        .filter(|&at| at != FIRST_COPY && whole[at..at + BLOCK].iter().any(|&b| b != 0))
         .collect();
     for _ in 0..rounds(30) {
         let mut dev = Damaged::new(&whole);
         for _ in 0..=chance.below(40) {
             let at = used[usize::try_from(chance.below(used.len() as u64)).unwrap()];
-            let byte = usize::try_from(chance.below(PIECE as u64)).unwrap();
-            dev.change(at, PIECE, false, |block| block[byte] ^= 1 << chance.below(8));
+            let byte = usize::try_from(chance.below(BLOCK as u64)).unwrap();
+            change(&mut dev, at, BLOCK, false, |block| block[byte] ^= 1 << chance.below(8));
         }
-        exercise(dev);
+        exercise(Arc::new(dev));
     }
     for i in 0..rounds(30) {
         let mut dev = Damaged::new(&whole);
         let len = if i % 2 == 0 { whole.len() as u64 } else { 48 << 20 };
         dev.len = usize::try_from(chance.below(len)).unwrap();
-        exercise(dev);
+        exercise(Arc::new(dev));
     }
     for len in [0, 1, FIRST_COPY, FIRST_COPY + 64, FIRST_COPY + 4095, FIRST_COPY + 4096] {
         let mut dev = Damaged::new(&whole);
         dev.len = len;
-        exercise(dev);
+        exercise(Arc::new(dev));
     }
 }

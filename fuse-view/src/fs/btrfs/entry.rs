@@ -3,6 +3,7 @@
 use super::key::{KEY_BYTES, Key};
 use crate::FileKind;
 use crate::fs::bytes::{le16, u8_at};
+use crate::fs::kind;
 
 /// Bytes before the name.
 const HEAD: usize = 30;
@@ -27,16 +28,7 @@ pub(super) struct Entry<'a> {
 impl Entry<'_> {
     /// Type of the file, where it is one that a name may lead to.
     pub fn file_kind(&self) -> Option<FileKind> {
-        Some(match self.kind & !ENCRYPTED {
-            1 => FileKind::File,
-            2 => FileKind::Dir,
-            3 => FileKind::CharDev,
-            4 => FileKind::BlockDev,
-            5 => FileKind::Fifo,
-            6 => FileKind::Socket,
-            7 => FileKind::Symlink,
-            _ => return None,
-        })
+        kind::of_entry(self.kind & !ENCRYPTED)
     }
 
     /// Whether the name can be a name at all.

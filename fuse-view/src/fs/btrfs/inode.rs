@@ -4,7 +4,8 @@ use super::Btrfs;
 use super::key::{Key, kind};
 use super::node::Bytes;
 use super::subvol::{Subvol, Target};
-use crate::fs::bytes::{le32, le64};
+use crate::fs::bytes::{le16, le32, le64};
+use crate::fs::kind as file_kind;
 use crate::{Attr, Error, FileKind, Ino, Result, Timestamp};
 use std::sync::Arc;
 
@@ -32,20 +33,6 @@ pub(super) struct Inode {
     pub ino: u64,
     pub kind: FileKind,
     item: Bytes,
-}
-
-/// The type in the mode of an inode.
-pub(super) fn kind_of_mode(mode: u32) -> Option<FileKind> {
-    Some(match mode & libc::S_IFMT {
-        libc::S_IFREG => FileKind::File,
-        libc::S_IFDIR => FileKind::Dir,
-        libc::S_IFLNK => FileKind::Symlink,
-        libc::S_IFCHR => FileKind::CharDev,
-        libc::S_IFBLK => FileKind::BlockDev,
-        libc::S_IFIFO => FileKind::Fifo,
-        libc::S_IFSOCK => FileKind::Socket,
-        _ => return None,
-    })
 }
 
 impl Inode {
@@ -115,7 +102,8 @@ impl Btrfs {
         if item.len() < INODE_BYTES {
             return Err(bad("its item is too short"));
         }
-        let kind = kind_of_mode(le32(&item, field::MODE)).ok_or_else(|| bad("its type is not known"))?;
+        let kind =
+            file_kind::of_mode(le16(&item, field::MODE)).ok_or_else(|| bad("its type is not known"))?;
         Ok(Inode { subvol, ino, kind, item })
     }
 

@@ -1,7 +1,8 @@
 //! The superblock: which copy counts, what it says, and which features are not read.
 
 use super::checksum::Checksum;
-use crate::fs::bytes::{le16, le32, le64, u8_at};
+use crate::fs::bytes::{bytes16, le16, le32, le64, u8_at};
+use crate::fs::features;
 use crate::{BlockRead, Error, Result};
 
 /// Bytes of a superblock.
@@ -167,26 +168,8 @@ impl Superblock {
     }
 }
 
-fn bytes16(raw: &[u8], at: usize) -> [u8; 16] {
-    let mut out = [0; 16];
-    out.copy_from_slice(&raw[at..at + 16]);
-    out
-}
-
 fn refuse_unknown(incompat: u64) -> Result<()> {
-    let unknown = incompat & !incompat::KNOWN;
-    if unknown == 0 {
-        return Ok(());
-    }
-    let names: Vec<String> = (0..64)
-        .map(|bit| 1u64 << bit)
-        .filter(|bit| unknown & bit != 0)
-        .map(|bit| match incompat::REFUSED.iter().find(|(known, _)| *known == bit) {
-            Some((_, name)) => (*name).to_string(),
-            None => format!("unknown incompatible feature 0x{bit:x}"),
-        })
-        .collect();
-    Err(Error::Unsupported(format!("btrfs feature not read: {}", names.join(", "))))
+    features::refuse_unknown("btrfs", incompat, incompat::KNOWN, incompat::REFUSED)
 }
 
 fn corrupt(copy: usize, what: &str) -> Error {

@@ -10,11 +10,13 @@ use super::Ext4;
 use super::checksum::crc32c;
 use super::fast::DirEdit;
 use super::inline::INLINE_HEAD;
-use super::inode::{Inode, fit, flag, kind_of_entry};
-use super::mapping::{Place, Until};
+use super::inode::{Inode, fit, flag};
+use super::mapping::Until;
 use super::names::{Encoding, fold};
 use super::superblock::{compat, incompat};
 use crate::fs::bytes::{le16, le32, u8_at};
+use crate::fs::kind;
+use crate::fs::run::Place;
 use crate::{DirEntry, Error, FileKind, Ino, Piece, Result};
 
 const DAMAGED: u64 = 1 << 62;
@@ -148,7 +150,7 @@ impl Listing<'_> {
             }
             let cookie = ADDED | (number + 1) | self.mark();
             let (name, ino) = (name.to_vec(), Ino::from(ino));
-            self.out.push(DirEntry { name, ino, kind: kind_of_entry(kind), cookie });
+            self.out.push(DirEntry { name, ino, kind: kind::of_entry(kind), cookie });
         }
     }
 
@@ -158,7 +160,7 @@ impl Listing<'_> {
         self.out.push(DirEntry {
             name,
             ino: Ino::from(entry.ino),
-            kind: kind_of_entry(entry.file_type),
+            kind: kind::of_entry(entry.file_type),
             cookie,
         });
     }

@@ -7,8 +7,8 @@ use super::Ext4;
 use super::checksum::crc32c;
 use super::fast::Mapped;
 use super::inode::Inode;
-use super::mapping::{Place, Run};
 use crate::fs::bytes::{le16, le32};
+use crate::fs::run::{Place, Run};
 use crate::{Error, Piece, Result};
 use std::ops::Range;
 

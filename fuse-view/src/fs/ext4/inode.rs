@@ -6,6 +6,7 @@ use super::Ext4;
 use super::checksum::{crc16, crc32c, crc32c_without};
 use super::superblock::{incompat, ro_compat};
 use crate::fs::bytes::{le16, le32};
+use crate::fs::kind;
 use crate::{Attr, Error, FileKind, Piece, Result, Timestamp};
 
 /// Inode of the root directory.
@@ -129,7 +130,7 @@ impl Ext4 {
         if links == 0 {
             return bad("it is deleted, but still named");
         }
-        let Some(kind) = kind_of_mode(mode) else { return bad("its type is unknown") };
+        let Some(kind) = kind::of_mode(mode) else { return bad("its type is unknown") };
         let extra = if len > 128 { usize::from(le16(raw, 0x80)) } else { 0 };
         if extra % 4 != 0 || 128 + extra > len {
             return bad("i_extra_isize is impossible");
@@ -285,41 +286,6 @@ fn inode_checksum_holds(raw: &[u8], seed: u32) -> bool {
 
 fn low16(crc: u32) -> u16 {
     u16::from_le_bytes([crc.to_le_bytes()[0], crc.to_le_bytes()[1]])
-}
-
-/// Type as directory entries have it, by the mode; 0: none.
-pub(super) fn type_of_mode(mode: u16) -> u8 {
-    (1..8)
-        .find(|&entry| kind_of_mode(mode).is_some() && kind_of_entry(entry) == kind_of_mode(mode))
-        .unwrap_or(0)
-}
-
-/// Type by the upper four bits of the mode.
-fn kind_of_mode(mode: u16) -> Option<FileKind> {
-    Some(match mode >> 12 {
-        1 => FileKind::Fifo,
-        2 => FileKind::CharDev,
-        4 => FileKind::Dir,
-        6 => FileKind::BlockDev,
-        8 => FileKind::File,
-        10 => FileKind::Symlink,
-        12 => FileKind::Socket,
-        _ => return None,
-    })
-}
-
-/// Type by the file type byte of a directory entry.
-pub(super) fn kind_of_entry(file_type: u8) -> Option<FileKind> {
-    Some(match file_type {
-        1 => FileKind::File,
-        2 => FileKind::Dir,
-        3 => FileKind::CharDev,
-        4 => FileKind::BlockDev,
-        5 => FileKind::Fifo,
-        6 => FileKind::Socket,
-        7 => FileKind::Symlink,
-        _ => return None,
-    })
 }
 
 /// The smaller of a length in memory and one on disk.

@@ -3,25 +3,9 @@
 use super::Ext4;
 use super::fast::Mapped;
 use super::inode::{Inode, fit, flag};
+use crate::fs::run::{Place, Run};
 use crate::{Error, Result};
 use std::ops::Range;
-
-/// Where a run of blocks of a file lies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Place {
-    /// Not allocated, or allocated and never written: reads as zeros.
-    Hole,
-    /// From this block of the image on.
-    Data(u64),
-}
-
-/// A run of blocks of a file with one answer; it starts where was asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Run {
-    /// Number of blocks, at least 1.
-    pub len: u64,
-    pub place: Place,
-}
 
 /// How far a run of data reaches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

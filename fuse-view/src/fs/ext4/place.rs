@@ -4,9 +4,10 @@
 
 use super::Ext4;
 use super::inode::{ROOT_INO, fit, flag};
-use super::mapping::{Place, Until};
+use super::mapping::Until;
 use super::superblock::incompat;
 use crate::fs::bytes::le32;
+use crate::fs::run::Place;
 use crate::{Error, Extent, FileKind, Ino, Result};
 use std::ops::Range;
 

@@ -2,8 +2,9 @@
 
 use super::Ext4;
 use super::inode::{Inode, fit};
-use super::mapping::{Place, Run, Until};
+use super::mapping::Until;
 use crate::fs::bytes::le32;
+use crate::fs::run::{Place, Run};
 use crate::{Error, Result};
 
 const DIRECT: u64 = 12;

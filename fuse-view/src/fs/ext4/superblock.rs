@@ -3,7 +3,8 @@
 //! Facts: the kernel's `Documentation/filesystems/ext4/super.rst`.
 
 use super::checksum::crc32c;
-use crate::fs::bytes::{le16, le32, le64, u8_at};
+use crate::fs::bytes::{bytes16, le16, le32, u8_at};
+use crate::fs::features;
 use crate::{BlockRead, Error, Result};
 
 /// Features a reader must know.
@@ -276,27 +277,8 @@ fn is_power_of(mut n: u64, base: u64) -> bool {
     n == 1
 }
 
-fn bytes16(raw: &[u8], at: usize) -> [u8; 16] {
-    let mut out = [0; 16];
-    out[..8].copy_from_slice(&le64(raw, at).to_le_bytes());
-    out[8..].copy_from_slice(&le64(raw, at + 8).to_le_bytes());
-    out
-}
-
 fn refuse_unknown(incompat: u32) -> Result<()> {
-    let unknown = incompat & !incompat::KNOWN;
-    if unknown == 0 {
-        return Ok(());
-    }
-    let names: Vec<String> = (0..32)
-        .map(|bit| 1 << bit)
-        .filter(|bit| unknown & bit != 0)
-        .map(|bit| match REFUSED.iter().find(|(known, _)| *known == bit) {
-            Some((_, name)) => (*name).to_string(),
-            None => format!("unknown incompatible feature 0x{bit:x}"),
-        })
-        .collect();
-    Err(Error::Unsupported(format!("ext4 feature not read: {}", names.join(", "))))
+    features::refuse_unknown("ext4", incompat, incompat::KNOWN, REFUSED)
 }
 
 fn corrupt(what: &str) -> Error {

@@ -3,11 +3,10 @@
 //! Facts: "XFS Algorithms & Data Structures", the chapter on extended attributes.
 
 use super::block::{Block, Magic};
-use super::extent::Place;
 use super::inode::{Format, Inode, Which};
-use super::superblock::bytes16;
 use super::{Xfs, acl, checksum, fit};
-use crate::fs::bytes::{be16, be32, be64, u8_at};
+use crate::fs::bytes::{be16, be32, be64, bytes16, u8_at};
+use crate::fs::run::Place;
 use crate::{Error, Piece, Result};
 use std::collections::HashSet;
 

@@ -2,11 +2,10 @@
 //!
 //! Facts: "XFS Algorithms & Data Structures", the chapters on directories and extended attributes.
 
-use super::extent::Place;
 use super::inode::{Inode, Which};
-use super::superblock::bytes16;
 use super::{Xfs, checksum};
-use crate::fs::bytes::{be16, be32, be64};
+use crate::fs::bytes::{be16, be32, be64, bytes16};
+use crate::fs::run::Place;
 use crate::{Error, Piece, Result};
 
 /// What a block is, by its magic.

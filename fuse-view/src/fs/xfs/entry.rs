@@ -2,6 +2,7 @@
 
 use super::block::{Block, Magic};
 use crate::fs::bytes::{be16, be32, be64, u8_at};
+use crate::fs::kind;
 use crate::{FileKind, Ino};
 
 /// One entry as it is on disk, its length verified.
@@ -30,16 +31,9 @@ impl Entry<'_> {
 
 /// The type that an entry tells; one that is no type tells nothing.
 fn kind_of(file_type: u8) -> Option<FileKind> {
-    Some(match file_type {
-        1 => FileKind::File,
-        2 => FileKind::Dir,
-        3 | 8 => FileKind::CharDev, // 8: a whiteout of an overlay mount
-        4 => FileKind::BlockDev,
-        5 => FileKind::Fifo,
-        6 => FileKind::Socket,
-        7 => FileKind::Symlink,
-        _ => return None,
-    })
+    /// A whiteout of an overlay mount, which is a character device.
+    const WHITEOUT: u8 = 8;
+    if file_type == WHITEOUT { Some(FileKind::CharDev) } else { kind::of_entry(file_type) }
 }
 
 /// The entries of a block; ends after the first bad one.

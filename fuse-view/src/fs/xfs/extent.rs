@@ -5,6 +5,7 @@
 use super::inode::{Format, Inode, Which};
 use super::{Xfs, fit};
 use crate::fs::bytes::be64;
+use crate::fs::run::{Place, Run};
 use crate::{Error, Result};
 use std::ops::Range;
 
@@ -51,23 +52,6 @@ pub(super) enum Found {
     Extent(Extent),
     /// A hole up to this block.
     Hole(u64),
-}
-
-/// Where a run of blocks of a file lies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Place {
-    /// Not allocated, or allocated and never written: reads as zeros.
-    Hole,
-    /// From this file-system block on.
-    Data(u64),
-}
-
-/// A run of blocks of a file with one answer; it starts where was asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Run {
-    /// Number of blocks, at least 1.
-    pub len: u64,
-    pub place: Place,
 }
 
 impl Run {

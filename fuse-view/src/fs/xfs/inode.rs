@@ -4,8 +4,8 @@
 
 use super::Xfs;
 use super::checksum;
-use super::superblock::bytes16;
-use crate::fs::bytes::{be16, be32, be64, u8_at};
+use crate::fs::bytes::{be16, be32, be64, bytes16, u8_at};
+use crate::fs::kind;
 use crate::{Attr, Error, FileKind, Ino, Piece, Result, Timestamp};
 use std::ops::Range;
 
@@ -165,7 +165,7 @@ impl Xfs {
 fn fields(raw: &[u8]) -> std::result::Result<Inode, &'static str> {
     let version = u8_at(raw, 4);
     let core = if version == 3 { 176 } else { 100 };
-    let kind = kind_of_mode(be16(raw, 2)).ok_or(if be16(raw, 2) == 0 {
+    let kind = kind::of_mode(be16(raw, 2)).ok_or(if be16(raw, 2) == 0 {
         "it is free, but still named"
     } else {
         "its type is unknown"
@@ -231,18 +231,4 @@ fn fork(format: u8, extents: u64, range: Range<usize>) -> std::result::Result<Fo
         return Err("a fork without room");
     }
     Ok(Fork { format, extents, range })
-}
-
-/// Type of a file by the upper bits of its mode.
-fn kind_of_mode(mode: u16) -> Option<FileKind> {
-    Some(match mode >> 12 {
-        0x1 => FileKind::Fifo,
-        0x2 => FileKind::CharDev,
-        0x4 => FileKind::Dir,
-        0x6 => FileKind::BlockDev,
-        0x8 => FileKind::File,
-        0xA => FileKind::Symlink,
-        0xC => FileKind::Socket,
-        _ => return None,
-    })
 }

@@ -4,7 +4,8 @@
 
 use super::checksum;
 use super::image::Image;
-use crate::fs::bytes::{be16, be32, be64, u8_at};
+use crate::fs::bytes::{be16, be32, be64, bytes16, u8_at};
+use crate::fs::features;
 use crate::{Error, Ino, Result};
 
 /// Features of version 5 that a reader must know.
@@ -232,25 +233,8 @@ impl Superblock {
     }
 }
 
-/// 16 bytes at `at`.
-pub(super) fn bytes16(raw: &[u8], at: usize) -> [u8; 16] {
-    raw.get(at..at + 16).and_then(|s| s.try_into().ok()).unwrap_or_default()
-}
-
 fn refuse_unknown(incompat: u32) -> Result<()> {
-    let unknown = incompat & !incompat::KNOWN;
-    if unknown == 0 {
-        return Ok(());
-    }
-    let names: Vec<String> = (0..32)
-        .map(|bit| 1 << bit)
-        .filter(|bit| unknown & bit != 0)
-        .map(|bit| match REFUSED.iter().find(|(known, _)| *known == bit) {
-            Some((_, name)) => (*name).to_string(),
-            None => format!("unknown incompatible feature 0x{bit:x}"),
-        })
-        .collect();
-    Err(Error::Unsupported(format!("xfs feature not read: {}", names.join(", "))))
+    features::refuse_unknown("xfs", incompat, incompat::KNOWN, REFUSED)
 }
 
 fn corrupt(what: &str) -> Error {

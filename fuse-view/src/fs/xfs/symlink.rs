@@ -1,10 +1,9 @@
 //! Targets of symbolic links: inside the inode, or in blocks of their own.
 
-use super::extent::Place;
 use super::inode::{Format, Inode, Which};
-use super::superblock::bytes16;
 use super::{Xfs, checksum, fit};
-use crate::fs::bytes::{be32, be64};
+use crate::fs::bytes::{be32, be64, bytes16};
+use crate::fs::run::Place;
 use crate::{Error, Result};
 
 /// Longest target that XFS keeps.

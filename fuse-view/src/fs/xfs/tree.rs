@@ -5,9 +5,8 @@
 
 use super::extent::{END, Extent, Found, RECORD, find_in, in_order};
 use super::inode::{Fork, Inode};
-use super::superblock::bytes16;
 use super::{Xfs, checksum};
-use crate::fs::bytes::{be16, be32, be64};
+use crate::fs::bytes::{be16, be32, be64, bytes16};
 use crate::{Error, Piece, Result};
 use std::ops::Range;
 

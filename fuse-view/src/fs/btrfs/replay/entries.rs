@@ -8,6 +8,7 @@ use crate::fs::btrfs::key::{Key, extref_hash, kind, name_hash};
 use crate::fs::btrfs::node::Bytes;
 use crate::fs::btrfs::shadow::Shadow;
 use crate::fs::bytes::le64;
+use crate::fs::kind::entry_of_mode;
 
 /// Keeps the entries of an item for which `wanted`, and removes the item when none is left.
 pub(super) fn keep(
@@ -217,14 +218,5 @@ const DIRECTORY: u8 = 2;
 
 /// The type in an entry for an inode of this mode.
 fn entry_kind(mode: u32) -> u8 {
-    match mode & libc::S_IFMT {
-        libc::S_IFREG => 1,
-        libc::S_IFDIR => DIRECTORY,
-        libc::S_IFCHR => 3,
-        libc::S_IFBLK => 4,
-        libc::S_IFIFO => 5,
-        libc::S_IFSOCK => 6,
-        libc::S_IFLNK => 7,
-        _ => 0,
-    }
+    u16::try_from(mode & libc::S_IFMT).map_or(0, entry_of_mode)
 }

@@ -2,10 +2,11 @@
 
 use super::super::Ext4;
 use super::super::extent::{empty_root, is_root};
-use super::super::inode::{Inode, ROOT_INO, flag, type_of_mode};
+use super::super::inode::{Inode, ROOT_INO, flag};
 use super::super::journal::{NameOp, Op};
 use super::{DirEdit, FastLayer, InodeEdit, Mapped, Ranges};
 use crate::fs::bytes::{le16, le32};
+use crate::fs::kind;
 use crate::walk::is_plain_name;
 use crate::{Error, Piece, Result};
 
@@ -63,7 +64,7 @@ impl Replayer<'_> {
 
     /// As [`Replayer::raw`], if it is in use.
     fn living(&self, ino: u32) -> Result<Option<Piece>> {
-        Ok(self.raw(ino)?.filter(|raw| le16(raw, LINKS) != 0 && type_of_mode(le16(raw, MODE)) != 0))
+        Ok(self.raw(ino)?.filter(|raw| le16(raw, LINKS) != 0 && kind::entry_of_mode(le16(raw, MODE)) != 0))
     }
 
     /// The edit of an inode that was `raw` up to now.
@@ -144,7 +145,7 @@ impl Replayer<'_> {
         let Some(raw) = self.living(ino)? else { return Ok(()) };
         // A name that exists stays as it is, whatever it leads to.
         if self.look_up(parent, name)? == Some(None) {
-            self.set_name(parent, name, Some((ino, type_of_mode(le16(&raw, MODE)))));
+            self.set_name(parent, name, Some((ino, kind::entry_of_mode(le16(&raw, MODE)))));
             self.set_links(ino, raw.clone(), le16(&raw, LINKS).saturating_add(1));
         }
         Ok(())
@@ -160,7 +161,7 @@ impl Replayer<'_> {
         if self.look_up(parent, name)?.is_none() {
             return Ok(());
         }
-        if type_of_mode(le16(&raw, MODE)) == 2 {
+        if kind::entry_of_mode(le16(&raw, MODE)) == 2 {
             let new = DirEdit { new_below: Some(parent), ..DirEdit::default() };
             self.layer.dirs.insert(ino, new);
         }

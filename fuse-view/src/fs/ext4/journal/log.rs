@@ -2,8 +2,9 @@
 
 use super::super::Ext4;
 use super::super::inode::Inode;
-use super::super::mapping::{Place, Until};
+use super::super::mapping::Until;
 use super::superblock::JournalSuper;
+use crate::fs::run::Place;
 use crate::{Error, Piece, Result};
 use std::cell::RefCell;
 

@@ -1,11 +1,11 @@
 //! Items that hold pieces of 128 bytes of a buffer.
 
-use super::super::superblock::{Superblock, bytes16};
+use super::super::superblock::Superblock;
 use super::changes::{Changes, Place, complete, count_at, place_at};
 use super::ring::bad;
 use super::transaction::Item;
 use crate::Result;
-use crate::fs::bytes::{be16, be32, le16, le32};
+use crate::fs::bytes::{be16, be32, bytes16, le16, le32};
 
 /// Bytes that one bit of the map stands for.
 const PIECE: usize = 128;

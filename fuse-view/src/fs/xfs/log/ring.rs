@@ -3,8 +3,8 @@
 //! A record is a header of one or more sectors and its data; both may go over the end of the ring. In each sector of
 //! data the first word was replaced by the cycle; the header has the words that belong there.
 
-use super::super::superblock::{Superblock, bytes16};
-use crate::fs::bytes::{be32, be64, le32};
+use super::super::superblock::Superblock;
+use crate::fs::bytes::{be32, be64, bytes16, le32};
 use crate::{BlockRead, Error, Result};
 
 /// The unit of the log.
