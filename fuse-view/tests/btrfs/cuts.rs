@@ -12,7 +12,6 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Cuts of one file system before a new one is made.
 const CUTS_EACH: u64 = 60;
@@ -54,8 +53,8 @@ pub fn compare(copy: &Path, at: &Path) -> Result<Outcome, String> {
     let view = open(Arc::new(CountingImage::open(copy))).map_err(|e| e.to_string())?;
     let ours = tree::of_view(&*view);
     let replay = view.replay();
-    // What replay dates itself is later than this; file systems see a clock that runs up to a tick behind.
-    let begin = SystemTime::now().duration_since(UNIX_EPOCH).unwrap() - Duration::from_millis(10);
+    // What replay dates itself is later than this.
+    let begin = sys::stamp_now();
     let begin =
         Timestamp { seconds: i64::try_from(begin.as_secs()).unwrap(), nanoseconds: begin.subsec_nanos() };
     let (mount, refused) = match Mount::with(copy, at, "rw") {

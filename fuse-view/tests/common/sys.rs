@@ -7,6 +7,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::time::Duration;
 
 fn c(path: &Path) -> CString {
     CString::new(path.as_os_str().as_bytes()).unwrap()
@@ -19,6 +20,14 @@ fn done(rc: impl Into<i64>) -> io::Result<usize> {
 pub fn is_root() -> bool {
     // SAFETY: takes no arguments and cannot fail.
     unsafe { libc::geteuid() == 0 }
+}
+
+/// Now, since the epoch, by the clock that the kernel stamps files with: up to a tick behind `SystemTime::now`.
+pub fn stamp_now() -> Duration {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: writes one timespec, which lives through the call.
+    done(unsafe { libc::clock_gettime(libc::CLOCK_REALTIME_COARSE, &raw mut now) }).unwrap();
+    Duration::new(now.tv_sec.try_into().unwrap(), now.tv_nsec.try_into().unwrap())
 }
 
 pub fn mknod(path: &Path, mode: u32, major: u32, minor: u32) -> io::Result<()> {

@@ -13,7 +13,7 @@ use crate::common::{skip, sys};
 use fuse_view::fs::open;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::Duration;
 
 /// A kind of file system.
 struct Case {
@@ -129,7 +129,7 @@ fn compare(case: &Case, what: &str, disk: Vec<u8>, dir: &Path, seen: &mut Seen) 
     std::fs::write(&copy, &disk).unwrap();
     let disk = Arc::new(MemoryImage(disk));
     let fs = open(disk.clone());
-    let before = SystemTime::now();
+    let before = sys::stamp_now();
     let mount = Mount::new(&copy, &dir.join("cut-mnt"), "rw,noatime");
     seen.cuts += 1;
     let mount = match mount {
@@ -165,9 +165,8 @@ fn theirs_is_whole(theirs: &Tree) -> bool {
 }
 
 /// What recovery touches carries the time of recovery.
-fn mask(theirs: &Record, before: SystemTime, fast: bool) -> Mask {
-    let since = before.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
-    let touched = theirs.ctime.seconds >= i64::try_from(since).unwrap();
+fn mask(theirs: &Record, before: Duration, fast: bool) -> Mask {
+    let touched = theirs.ctime.seconds >= i64::try_from(before.as_secs()).unwrap();
     // Replaying fast commits, the kernel allocates blocks for directories; the reader has no need to.
     Mask { mtime: touched, ctime: touched, dir_size: fast, ..Mask::default() }
 }
