@@ -284,7 +284,7 @@ impl Core {
         cell: &Cell,
         l: u64,
         place: &Place,
-        mut into: Sink<'_>,
+        into: Sink<'_>,
     ) -> Result<()> {
         let Some((p, _)) = place.data else {
             if Mutation::ForeignBytes.on() {
@@ -292,9 +292,7 @@ impl Core {
             }
             return io.zero(into).await.map_err(|e| Error::io("fill with zeros", e));
         };
-        let read = io.read(p.offset(), into.whole()).await;
-        read.map_err(|e| Error::io(format!("read block {}", p.0), e))?;
-        self.verify(io, cell, l, p, &into).await
+        self.read_data(io, cell, l, p, into).await
     }
 
     /// Like [`Core::try_reserve`], but finds room first: backs more of the pool file, then lets a checkpoint

@@ -25,25 +25,36 @@ use crate::types::{BLOCK, Phys, mem};
 use crate::{BLOCK_BYTES, Error, Result};
 
 impl Core {
-    /// Verifies what was read from blocks `p..` of a version, logical blocks `l..`, into `bytes`, as far as they
-    /// have checksums. Call inside the I/O epoch of the read.
+    /// Reads blocks `p..` of a version, logical blocks `l..`, and verifies those that have checksums. Call inside an
+    /// I/O epoch.
     ///
     /// # Errors
-    /// `Damaged` when a block is not what it was.
-    pub async fn verify(&self, io: &impl Io, cell: &Cell, l: u64, p: Phys, bytes: &Sink<'_>) -> Result<()> {
-        let n = bytes.len() / BLOCK_BYTES;
-        if !self.alloc.sealed().any(p, n) {
-            return Ok(());
+    /// `Io`; `Damaged` when a block is not what it was.
+    pub async fn read_data(
+        &self,
+        io: &impl Io,
+        cell: &Cell,
+        l: u64,
+        p: Phys,
+        mut into: Sink<'_>,
+    ) -> Result<()> {
+        let failed = |e| Error::io(format!("read block {}", p.0), e);
+        let n = into.len() / BLOCK_BYTES;
+        let has_checksums = || self.alloc.sealed().any(p, n);
+        // Nobody can look into a registered buffer: what is to be verified is copied into it afterwards.
+        if let Sink::Registered(to) = into
+            && has_checksums()
+        {
+            let mut copy = AlignedBuf::reused(mem(to.len));
+            io.read(p.offset(), Sink::Memory(&mut copy)).await.map_err(failed)?;
+            self.compare(io, cell, l, p, &copy).await?;
+            return io.fill(to, &copy).await.map_err(failed);
         }
-        match bytes {
-            Sink::Memory(bytes) => self.compare(io, cell, l, p, bytes).await,
-            // Nobody can look into a registered buffer: the blocks are read a second time.
-            Sink::Registered(_) => {
-                let mut copy = AlignedBuf::reused(mem(bytes.len()));
-                let read = io.read(p.offset(), Sink::Memory(&mut copy)).await;
-                read.map_err(|e| Error::io(format!("read block {}", p.0), e))?;
-                self.compare(io, cell, l, p, &copy).await
-            }
+        io.read(p.offset(), into.whole()).await.map_err(failed)?;
+        match into {
+            Sink::Memory(bytes) if has_checksums() => self.compare(io, cell, l, p, bytes).await,
+            // Those that got checksums just now are verified the next time.
+            Sink::Memory(_) | Sink::Registered(_) => Ok(()),
         }
     }
 

@@ -3,6 +3,7 @@
 pub mod buffer;
 pub mod file;
 pub mod port;
+pub mod ring;
 pub mod sim;
 pub(crate) mod together;
 pub mod uring;

@@ -165,6 +165,12 @@ pub trait Io {
         };
         std::future::ready(done)
     }
+
+    /// Copies `bytes` into a registered buffer of the same length.
+    fn fill(&self, into: Registered, bytes: &[u8]) -> impl Future<Output = io::Result<()>> {
+        let _ = (into, bytes);
+        std::future::ready(Err(no_registered_buffers()))
+    }
 }
 
 /// The answer of an [`Io`] that has no ring to register buffers with.

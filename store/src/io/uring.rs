@@ -8,9 +8,8 @@
 //! - At most [`DEPTH`] requests are under way; further ones wait for a place.
 #![allow(unsafe_code)] // the kernel reads and writes memory by its address; eventfd
 
-use super::port::{Waiters, no_registered_buffers};
-use super::{AlignedBuf, DurableError, Io, Sink, Source, buffer};
-use io_uring::types::{Fixed, FsyncFlags};
+use super::port::Waiters;
+use super::ring::Ring;
 use io_uring::{IoUring, opcode, squeue};
 use parking_lot::Mutex;
 use std::cell::{Cell, RefCell};
@@ -26,8 +25,6 @@ use std::task::{Context, Poll, Wake, Waker};
 /// Requests of one ring that may be under way.
 pub const DEPTH: u32 = 256;
 
-/// The registered file.
-const POOL: Fixed = Fixed(0);
 /// Completion of the watch on the wake-up descriptor; requests are numbered by their slots.
 const WAKE_UP: u64 = u64::MAX;
 
@@ -233,58 +230,6 @@ impl Uring {
             self.state.borrow_mut().ring.submit()?;
         }
     }
-
-    /// # Safety
-    /// As [`Uring::push`], while the future lives.
-    unsafe fn request(&self, entry: squeue::Entry) -> Request<'_> {
-        Request { ring: self, entry: Some(entry), slot: None }
-    }
-
-    /// Reads or writes all of `len` bytes; `part` makes the request for the bytes from `done` on.
-    ///
-    /// # Safety
-    /// As [`Uring::push`], for every request that `part` makes.
-    async unsafe fn transfer(
-        &self,
-        len: usize,
-        part: impl Fn(usize, u32) -> squeue::Entry,
-    ) -> io::Result<()> {
-        let mut done = 0;
-        while done < len {
-            let rest = u32::try_from(len - done).map_err(io::Error::other)?;
-            // SAFETY: as the caller promises.
-            match unsafe { self.request(part(done, rest)) }.await {
-                Ok(0) => {
-                    return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the pool has ended early"));
-                }
-                Ok(n) => done += n,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(e),
-            }
-        }
-        Ok(())
-    }
-
-    async fn write_with(&self, offset: u64, from: Source<'_>, flags: i32) -> io::Result<()> {
-        let Source::Memory(bytes) = from else { return Err(no_registered_buffers()) };
-        let bounce;
-        let bytes = if buffer::is_aligned(bytes) {
-            bytes
-        } else {
-            let mut copy = AlignedBuf::reused(bytes.len());
-            copy.copy_from_slice(bytes);
-            bounce = copy;
-            &bounce[..]
-        };
-        let entry = |done: usize, len: u32| {
-            opcode::Write::new(POOL, bytes[done..].as_ptr(), len)
-                .offset(offset + done as u64)
-                .rw_flags(flags)
-                .build()
-        };
-        // SAFETY: `bytes` is borrowed, or owned by this future, until the last request has ended.
-        unsafe { self.transfer(bytes.len(), entry) }.await
-    }
 }
 
 impl Drop for Uring {
@@ -294,40 +239,12 @@ impl Drop for Uring {
     }
 }
 
-impl Io for Uring {
-    async fn read(&self, offset: u64, into: Sink<'_>) -> io::Result<()> {
-        let Sink::Memory(out) = into else { return Err(no_registered_buffers()) };
-        if !buffer::is_aligned(out) {
-            let mut bounce = AlignedBuf::reused(out.len());
-            Box::pin(self.read(offset, Sink::Memory(&mut bounce))).await?;
-            out.copy_from_slice(&bounce);
-            return Ok(());
-        }
-        let (base, len) = (out.as_mut_ptr(), out.len());
-        let entry = |done: usize, rest: u32| {
-            opcode::Read::new(POOL, base.wrapping_add(done), rest).offset(offset + done as u64).build()
-        };
-        // SAFETY: `out` is borrowed exclusively until the last request has ended, and `done` is inside it.
-        unsafe { self.transfer(len, entry) }.await
-    }
+// SAFETY: a request that is dropped waits for its answer in its `drop`.
+unsafe impl Ring for Uring {
+    const POOL: u32 = 0;
 
-    async fn write(&self, offset: u64, from: Source<'_>) -> io::Result<()> {
-        self.write_with(offset, from, 0).await
-    }
-
-    async fn write_durable(&self, offset: u64, from: Source<'_>) -> Result<(), DurableError> {
-        let Err(e) = self.write_with(offset, from, libc::RWF_DSYNC).await else { return Ok(()) };
-        // Only the data's own failure shows again without the sync.
-        match self.write_with(offset, from, 0).await {
-            Err(_) => Err(DurableError::Data(e)),
-            Ok(()) => Err(DurableError::Sync(e)),
-        }
-    }
-
-    async fn sync(&self) -> io::Result<()> {
-        let entry = opcode::Fsync::new(POOL).flags(FsyncFlags::DATASYNC).build();
-        // SAFETY: the request uses no memory.
-        unsafe { self.request(entry) }.await.map(|_| ())
+    unsafe fn request(&self, entry: squeue::Entry) -> impl Future<Output = io::Result<usize>> {
+        Request { ring: self, entry: Some(entry), slot: None }
     }
 }
 
