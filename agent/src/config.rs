@@ -67,6 +67,8 @@ pub struct Config {
     pub owners: Owners,
     /// How volumes become block devices.
     pub transport: Transport,
+    /// Whether ublk goes without copies where the kernel offers it.
+    pub ublk_zero_copy: bool,
     /// Stable names of devices.
     pub device_dir: PathBuf,
     /// Run-time files.
@@ -93,6 +95,7 @@ struct File {
     snapshots_uid_map: Option<Vec<String>>,
     snapshots_gid_map: Option<Vec<String>>,
     transport: Option<Transport>,
+    ublk_zero_copy: Option<bool>,
     device_dir: Option<PathBuf>,
     run_dir: Option<PathBuf>,
     ring_dir: Option<PathBuf>,
@@ -219,6 +222,7 @@ fn resolve(options: &AgentOptions, file: File) -> Result<Config> {
             groups: id_map(file.snapshots_gid_map.as_ref()).unwrap_or_default(),
         },
         transport: options.transport.or(file.transport).unwrap_or_default(),
+        ublk_zero_copy: file.ublk_zero_copy.unwrap_or(true),
         device_dir: file.device_dir.unwrap_or_else(|| "/dev/cowslip".into()),
         ring_dir: file.ring_dir,
         cache_bytes: file.cache_bytes.unwrap_or(DEFAULT_CACHE_BYTES),

@@ -1,7 +1,8 @@
-//! A volume over ublk against a plain file and the kernel's loop device over it: `bench_ublk [SECONDS [ROUNDS]]`.
+//! Volumes over ublk, with and without copies, against a plain file and the kernel's loop device over it:
+//! `bench_ublk [SECONDS [ROUNDS]]`.
 //!
 //! Needs root, the ublk driver and fio. Pool and file are made in the working directory, which should lie on the disk
-//! to be measured; the pool's ring in /run. The three run alternately, each round on a fresh volume; medians and ratios
+//! to be measured; the pool's ring in /run. They run alternately, each round on a fresh volume; medians and ratios
 //! are printed.
 
 use std::collections::BTreeMap;
@@ -13,6 +14,9 @@ use store::{Consistency, InitOptions, OpenOptions, Pool, SnapshotSpec};
 use ublk_target::{Identity, Transport, Ublk, UblkOptions, VolumeKey};
 
 const SIZE: u64 = 256 << 20;
+
+/// Served with copies, and without.
+const VOLUMES: [&str; 2] = ["copies", "none"];
 
 /// Name, fio's options, and whether a snapshot is taken before it.
 const JOBS: [(&str, &[&str], bool); 8] = [
@@ -76,52 +80,61 @@ fn main() {
         run("losetup", &["-f", "--show", "--direct-io=on", "--sector-size=4096", plain.to_str().unwrap()]);
     let kernel_loop = Path::new(kernel_loop.trim());
     let pool_dir = temp.path().join("pool");
-    let init = InitOptions { size_bytes: Some(4 * SIZE), ..InitOptions::default() };
+    let init = InitOptions { size_bytes: Some(8 * SIZE), ..InitOptions::default() };
     let pool_id = Pool::init(&pool_dir, &init).unwrap().id;
     let options = OpenOptions { ring_dir: Some(ring.path().into()), ..OpenOptions::default() };
     let pool = Pool::open(&pool_dir, &options).unwrap();
-    let links = UblkOptions {
-        link_dir: ring.path().into(),
-        properties_dir: ring.path().into(),
-        ..Default::default()
+    let transport = |zero_copy| {
+        let dir = ring.path().to_path_buf();
+        let options =
+            UblkOptions { link_dir: dir.clone(), properties_dir: dir, zero_copy, ..Default::default() };
+        Ublk::new(&pool_id, options).unwrap()
     };
-    let transport = Ublk::new(&pool_id, links).unwrap();
-    let mut figures: BTreeMap<usize, [Vec<f64>; 3]> = BTreeMap::new();
+    let transports = [transport(false), transport(true)];
+    let mut figures: BTreeMap<usize, [Vec<f64>; 4]> = BTreeMap::new();
     for _ in 0..rounds {
-        let volume = pool.create_volume("bench", SIZE, Default::default()).unwrap();
-        let key = VolumeKey { pool_id: pool_id.clone(), volume_id: volume.id };
-        let identity = Identity::new(key, "bench");
-        let attached = transport.attach(pool.open_volume("bench").unwrap(), &identity).unwrap();
-        fill(attached.device());
+        let attach = |(name, transport): (&str, &Ublk)| {
+            let volume = pool.create_volume(name, SIZE, Default::default()).unwrap();
+            let key = VolumeKey { pool_id: pool_id.clone(), volume_id: volume.id };
+            let attached =
+                transport.attach(pool.open_volume(name).unwrap(), &Identity::new(key, name)).unwrap();
+            fill(attached.device());
+            attached
+        };
+        let attached: Vec<_> = VOLUMES.into_iter().zip(&transports).map(attach).collect();
         for (index, (_, options, snapshot)) in JOBS.iter().enumerate() {
             if *snapshot {
-                let snapshot = SnapshotSpec {
-                    volume: "bench".into(),
+                let of = |name: &str| SnapshotSpec {
+                    volume: name.into(),
                     name: "s".into(),
                     consistency: Consistency::Crash,
                 };
-                pool.create_snapshots(&[snapshot], Default::default()).unwrap();
+                pool.create_snapshots(&VOLUMES.map(of), Default::default()).unwrap();
             }
-            let of_job = figures.entry(index).or_default();
-            for (target, of_target) in [&plain, kernel_loop, attached.device()].into_iter().zip(of_job) {
+            let targets = [&plain, kernel_loop, attached[0].device(), attached[1].device()];
+            for (target, of_target) in targets.into_iter().zip(figures.entry(index).or_default()) {
                 of_target.push(fio(target, options, &seconds));
             }
         }
-        while let Err(e) = attached.detach() {
-            eprintln!("{e}");
+        for (name, attached) in VOLUMES.into_iter().zip(attached) {
+            while let Err(e) = attached.detach() {
+                eprintln!("{e}");
+            }
+            drop(attached);
+            pool.delete_snapshot(name, "s").unwrap();
+            pool.delete_volume(name).unwrap();
         }
-        drop(attached);
-        pool.delete_snapshot("bench", "s").unwrap();
-        pool.delete_volume("bench").unwrap();
     }
     run("losetup", &["-d", kernel_loop.to_str().unwrap()]);
     for (index, mut of_job) in figures {
-        let [plain, kernel_loop, ours] = [0, 1, 2].map(|target| median(&mut of_job[target]));
+        let [plain, kernel_loop, copies, none] = [0, 1, 2, 3].map(|target| median(&mut of_job[target]));
         println!(
-            "{:30} plain file {plain:7.0}  kernel loop {kernel_loop:7.0}  ublk {ours:7.0} IOPS  of the loop {:.2}  of the file {:.2}",
+            "{:30} plain file {plain:7.0}  kernel loop {kernel_loop:7.0}  ublk {copies:7.0}  without copies {none:7.0} \
+             IOPS; of the file {:.2}, {:.2}; without copies against with {:.2}",
             JOBS[index].0,
-            ours / kernel_loop,
-            ours / plain
+            copies / plain,
+            none / plain,
+            none / copies
         );
     }
     pool.close().unwrap();

@@ -124,6 +124,7 @@ fn new_ublk(config: &Config, pool_id: &str) -> ublk_target::Result<Ublk> {
     let options = UblkOptions {
         link_dir: config.device_dir.clone(),
         properties_dir: config.run_dir.join("udev"),
+        zero_copy: config.ublk_zero_copy,
         ..UblkOptions::default()
     };
     Ublk::new(pool_id, options)

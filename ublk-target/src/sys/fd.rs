@@ -19,6 +19,55 @@ pub(crate) fn writev(fd: BorrowedFd<'_>, buffers: &[IoSlice<'_>]) -> io::Result<
     check(unsafe { libc::writev(fd.as_raw_fd(), buffers.as_ptr().cast(), count) } as libc::c_long)
 }
 
+/// A file in memory, of `len` zeros.
+pub(crate) fn memory_file(name: &str, len: u64) -> io::Result<OwnedFd> {
+    let name = super::c_path(name.as_ref())?;
+    // SAFETY: the name is a string that ends with NUL.
+    let fd = unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC) };
+    check(fd.into())?;
+    // SAFETY: memfd_create has just made this descriptor.
+    let file = unsafe { std::fs::File::from_raw_fd(fd) };
+    file.set_len(len)?;
+    Ok(file.into())
+}
+
+/// Length of a file.
+pub(crate) fn len(fd: BorrowedFd<'_>) -> io::Result<u64> {
+    std::fs::File::from(fd.try_clone_to_owned()?).metadata().map(|metadata| metadata.len())
+}
+
+/// Reads all of `bytes` at `offset`.
+pub(crate) fn read_exact_at(fd: BorrowedFd<'_>, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+    let mut done = 0;
+    while let rest @ [_, ..] = &mut bytes[done..] {
+        let at = libc::off_t::try_from(offset + done as u64).map_err(io::Error::other)?;
+        // SAFETY: the memory is exclusively borrowed.
+        let read = unsafe { libc::pread(fd.as_raw_fd(), rest.as_mut_ptr().cast(), rest.len(), at) };
+        done += progress(read)?;
+    }
+    Ok(())
+}
+
+/// Writes all of `bytes` at `offset`.
+pub(crate) fn write_all_at(fd: BorrowedFd<'_>, bytes: &[u8], offset: u64) -> io::Result<()> {
+    let mut done = 0;
+    while let rest @ [_, ..] = &bytes[done..] {
+        let at = libc::off_t::try_from(offset + done as u64).map_err(io::Error::other)?;
+        // SAFETY: the memory is borrowed.
+        let written = unsafe { libc::pwrite(fd.as_raw_fd(), rest.as_ptr().cast(), rest.len(), at) };
+        done += progress(written)?;
+    }
+    Ok(())
+}
+
+fn progress(result: libc::ssize_t) -> io::Result<usize> {
+    match check(result as libc::c_long) {
+        Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
+        Err(e) if e.kind() == io::ErrorKind::Interrupted => Ok(0),
+        other => other,
+    }
+}
+
 /// Waits until one of `fds` can be read, has an error or is hung up; which ones. None of them: the time is over.
 pub(crate) fn wait_readable(fds: &[BorrowedFd<'_>], timeout: Option<Duration>) -> io::Result<Vec<bool>> {
     let mut polls: Vec<libc::pollfd> =

@@ -1,6 +1,6 @@
 //! System calls that the standard library does not offer, each behind a safe function.
 //!
-//! Everything unsafe of this crate is in this folder. All descriptors made here are close-on-exec.
+//! Everything unsafe of this crate is in this folder, but for the promise of a queue's ring (`ublk/queue/io.rs`). All descriptors made here are close-on-exec.
 #![allow(unsafe_code)] // system calls
 
 pub(crate) mod buffer;

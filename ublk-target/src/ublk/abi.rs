@@ -84,11 +84,17 @@ pub(super) mod state {
 
 /// Bits of [`DeviceInfo::flags`] and of GET_FEATURES.
 pub(super) mod flag {
+    pub const SUPPORT_ZERO_COPY: u64 = 1 << 0;
     pub const USER_RECOVERY: u64 = 1 << 3;
     pub const USER_RECOVERY_REISSUE: u64 = 1 << 4;
+    pub const USER_COPY: u64 = 1 << 7;
     pub const UPDATE_SIZE: u64 = 1 << 10;
+    pub const AUTO_BUF_REG: u64 = 1 << 11;
     pub const PER_IO_DAEMON: u64 = 1 << 13;
     pub const SAFE_STOP_DEV: u64 = 1 << 17;
+    /// What it takes to serve requests from their own pages: they are buffers of the queue's ring, and what must be
+    /// looked at is copied by reads and writes of the character device.
+    pub const ZERO_COPY: u64 = SUPPORT_ZERO_COPY | USER_COPY | AUTO_BUF_REG;
 }
 
 /// The beginning of struct ublk_params; the kernel takes any length of it.

@@ -25,8 +25,8 @@ const KEPT_RINGS: usize = 4;
 pub(super) struct Features(u64);
 
 impl Features {
-    pub(super) fn has(self, bit: u64) -> bool {
-        self.0 & bit != 0
+    pub(super) fn has(self, bits: u64) -> bool {
+        self.0 & bits == bits
     }
 }
 

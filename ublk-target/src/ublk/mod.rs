@@ -15,9 +15,10 @@
 //!   under way together, and one system call serves the driver and the pool. Disks that are no volumes are asked by
 //!   calls that block.
 //! - **A device is shown when it can be used**: its link is made after its start has ended and it could be opened.
-//! - **Copies**: a request's data is copied once, between the request and a buffer of its tag. The buffers are locked, and
-//!   only what was used of them is there: taking that apart is most of the time in which a killed process's devices
-//!   stand still.
+//! - **Copies**: where the driver offers it (AUTO_BUF_REG), none: a request's pages are a buffer of the ring, and go to and
+//!   from the pool's file as they are. Only what has a checksum is looked at. Elsewhere data are copied once, between
+//!   the request and a buffer of its tag. The buffers are locked, and only what was used of them is there: taking that
+//!   apart is most of the time in which a killed process's devices stand still.
 
 mod abi;
 mod control;
@@ -63,6 +64,8 @@ pub struct UblkOptions {
     pub depth: u16,
     /// Largest request in bytes. A queue has `depth` buffers of this size.
     pub max_io_bytes: u32,
+    /// Whether data go between a request's own pages and the pool, where the driver offers it (kernel 6.16).
+    pub zero_copy: bool,
     /// Threads that share a queue whose disk makes them wait, where the driver lets them (kernel 6.16).
     pub waiting_threads: u16,
 }
@@ -76,6 +79,7 @@ impl Default for UblkOptions {
             queues: u16::try_from(cpus).unwrap_or(MAX_QUEUES).min(MAX_QUEUES),
             depth: 64,
             max_io_bytes: 512 << 10,
+            zero_copy: true,
             waiting_threads: 4,
         }
     }
@@ -137,16 +141,21 @@ impl Ublk {
                 self.options.depth,
                 disk,
             ),
-            flags: flag::USER_RECOVERY | flag::USER_RECOVERY_REISSUE,
+            flags: flag::USER_RECOVERY | flag::USER_RECOVERY_REISSUE | self.copy_flags(disk),
             stamp,
         }
+    }
+
+    /// Only a ring takes requests from their pages.
+    fn copy_flags(&self, disk: &dyn Disk) -> u64 {
+        let offered = self.control.features().has(flag::ZERO_COPY);
+        if self.options.zero_copy && offered && is_on_ring(disk) { flag::ZERO_COPY } else { 0 }
     }
 
     /// A thread that drives the disk on its ring has all of a queue's requests under way; one that waits for the disk
     /// needs others beside it.
     fn threads_per_queue(&self, may_share: bool, depth: u16, disk: &dyn Disk) -> u16 {
-        let on_ring = disk.volume().is_some_and(|volume| volume.descriptor().is_some());
-        if on_ring || !may_share { 1 } else { self.options.waiting_threads.clamp(1, depth.max(1)) }
+        if is_on_ring(disk) || !may_share { 1 } else { self.options.waiting_threads.clamp(1, depth.max(1)) }
     }
 
     /// Parameters, threads, start: of a device that was added. After an error there is none.
@@ -221,6 +230,11 @@ impl Transport for Ublk {
     fn recover(&self, resolve: &Resolve<'_>) -> Vec<Recovered> {
         recover::all(self, resolve)
     }
+}
+
+/// Whether the threads of a device drive the disk on their own rings.
+fn is_on_ring(disk: &dyn Disk) -> bool {
+    disk.volume().is_some_and(|volume| volume.descriptor().is_some())
 }
 
 /// A device of ours, and what the kernel says of it.

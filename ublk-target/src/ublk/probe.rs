@@ -21,12 +21,15 @@ const LIMIT: Duration = Duration::from_secs(20);
 /// Every byte of the trial device.
 const BYTE: u8 = 0xc5;
 
-/// A disk of one block, all the same.
+/// Its length: whoever looks for partitions finds where to look.
+const LEN: u64 = 64 << 10;
+
+/// A disk whose bytes are all the same.
 struct Constant;
 
 impl Disk for Constant {
     fn len(&self) -> u64 {
-        PAGE as u64
+        LEN
     }
     fn read(&self, _: u64, buf: &mut [u8]) -> std::result::Result<(), i32> {
         buf.fill(BYTE);
@@ -79,7 +82,7 @@ fn try_out(control: &Arc<Control>) -> Result<()> {
 
 fn read_one(control: &Control, served: Served, node: Node) -> Result<()> {
     control::check_granted(served.info())?;
-    control.set_params(node.0, Params::of_disk(PAGE as u64, 4096, served.info().max_io_bytes))?;
+    control.set_params(node.0, Params::of_disk(LEN, 4096, served.info().max_io_bytes))?;
     let server = Server::start(served)?;
     control.start(node.0)?;
     node.wait()?;

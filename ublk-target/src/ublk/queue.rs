@@ -8,9 +8,9 @@
 
 mod io;
 
-use super::abi::DeviceInfo;
+use super::abi::{DeviceInfo, flag};
 use super::control::{self, Control, explain_add};
-use super::request::Request;
+use super::request::{Payload, Request, op};
 use super::stamp::Stamp;
 use super::tasks::{Bell, Schedule, Tasks};
 use crate::Disk;
@@ -23,12 +23,14 @@ use libublk::io::{BufDesc, UblkDev, UblkQueue, ublk_init_task_ring, with_task_io
 use libublk::uring_async::ublk_wake_task;
 use libublk::{UblkError, UblkFlags, sys};
 use std::cell::{Cell, RefCell};
+use std::fs::File;
 use std::future::Future;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::Duration;
+use store::io::AlignedBuf;
 
 /// How long the kernel may take to add a device. Some kernels hang here.
 const ADDING: Duration = Duration::from_secs(10);
@@ -52,6 +54,8 @@ pub(super) struct Served {
     dev: UblkDev,
     info: DeviceInfo,
     disk: Arc<dyn Disk>,
+    /// Registered with the rings.
+    _zeros: File,
 }
 
 impl Served {
@@ -157,16 +161,19 @@ fn open_char_device(ctrl: &UblkCtrl, disk: Arc<dyn Disk>) -> Result<Served> {
         stamp: theirs.ublksrv_flags,
         ..DeviceInfo::default()
     };
+    let zeros =
+        File::open("/dev/zero").map_err(|e| failed("open", info.id, errno(&UblkError::IOError(e))))?;
     let register_pool = |dev: &mut UblkDev| {
         // Each queue's ring registers these: it then holds the pool's one open description itself, and its lock with it.
         if let Some(pool) = disk.volume().and_then(store::Volume::descriptor) {
             dev.tgt.fds[io::POOL as usize] = pool.as_raw_fd();
-            dev.tgt.nr_fds = 2;
+            dev.tgt.fds[io::ZEROS as usize] = zeros.as_raw_fd();
+            dev.tgt.nr_fds = 3;
         }
         Ok(())
     };
     let dev = UblkDev::new("cowslip".into(), register_pool, ctrl);
-    Ok(Served { dev: dev.map_err(|e| failed("open", info.id, errno(&e)))?, info, disk })
+    Ok(Served { dev: dev.map_err(|e| failed("open", info.id, errno(&e)))?, info, disk, _zeros: zeros })
 }
 
 fn failed(what: &'static str, id: u32, errno: i32) -> Error {
@@ -212,12 +219,14 @@ pub(super) fn serve(
     init_ring(served.info.depth).map_err(device_error)?;
     let queue = UblkQueue::new_for_thread(queue, &served.dev, thread).map_err(device_error)?;
     let part = served.info.max_io_bytes as usize;
-    let mut memory =
-        LockedBuffer::on_demand(part * queue.nr_tags() as usize, part, RESIDENT).map_err(|e| Error::Io {
-            what: "lock memory for",
-            place: format!("/dev/ublkc{}", served.id()),
-            source: e,
-        })?;
+    // A device without copies needs none.
+    let copies = served.info.flags & flag::ZERO_COPY != flag::ZERO_COPY;
+    let lock = || LockedBuffer::on_demand(part * queue.nr_tags() as usize, part, RESIDENT);
+    let mut memory = copies.then(lock).transpose().map_err(|source| Error::Io {
+        what: "lock memory for",
+        place: format!("/dev/ublkc{}", served.id()),
+        source,
+    })?;
     let (tags, busy, stopping) = (Cell::new(queue.nr_tags()), Cell::new(0), Cell::new(false));
     let io = (served.dev.tgt.nr_fds > 1).then(|| QueueIo::new(&queue));
     let shared = Shared { queue: &queue, disk: &*served.disk, io, tags, busy, stopping };
@@ -227,8 +236,9 @@ pub(super) fn serve(
         source,
     })?;
     let mut futures: Vec<Pin<Box<dyn Future<Output = ()> + '_>>> = Vec::new();
-    for (tag, buffer) in queue.tags().zip(memory.chunks_exact_mut(part)) {
-        futures.push(Box::pin(serve_tag(&shared, tag, buffer)));
+    let mut memory = memory.as_deref_mut().unwrap_or_default().chunks_exact_mut(part);
+    for tag in queue.tags() {
+        futures.push(Box::pin(serve_tag(&shared, tag, memory.next())));
     }
     futures.push(Box::pin(wait_for_stop(&shared, stop)));
     futures.push(Box::pin(watch_bell(&shared, &bell)));
@@ -310,22 +320,60 @@ async fn readable(shared: &Shared<'_>, descriptor: &impl AsRawFd) {
 }
 
 /// Fetches, serves and answers the requests of one tag, one after the other, until the device or the server stops.
-async fn serve_tag(shared: &Shared<'_>, tag: u16, buffer: &mut [u8]) {
+/// `memory`: where the kernel copies their data. None: it registers their pages with the ring, under the tag's number.
+async fn serve_tag(shared: &Shared<'_>, tag: u16, mut memory: Option<&mut [u8]>) {
     let queue = shared.queue;
-    let fetch = queue.submit_io_prep_cmd(tag, BufDesc::RawAddress(buffer.as_mut_ptr()), -1, None);
-    let mut fetched = fetch.await;
+    let address = memory.as_mut().map(|memory| memory.as_mut_ptr());
+    let place = || match address {
+        Some(address) => BufDesc::RawAddress(address),
+        // A request whose pages cannot be registered comes all the same, and says so.
+        None => BufDesc::AutoReg(sys::ublk_auto_buf_reg {
+            index: tag,
+            flags: u8::try_from(sys::UBLK_AUTO_BUF_REG_FALLBACK).unwrap_or(0),
+            ..Default::default()
+        }),
+    };
+    let mut fetched = queue.submit_io_prep_cmd(tag, place(), -1, None).await;
     // What is fetched while the server stops is not begun: the kernel asks the next server again.
     while is_request(&fetched, tag) && !shared.stopping.get() {
         shared.busy.set(shared.busy.get() + 1);
-        let request = describe(queue.get_iod(tag));
-        let result = match (&shared.io, shared.disk.volume()) {
-            (Some(io), Some(volume)) => request.answer_on(volume.size_bytes(), &volume.on(io), buffer).await,
-            _ => request.answer(shared.disk, buffer),
+        let iod = queue.get_iod(tag);
+        let (request, registered) = (describe(iod), iod.op_flags & sys::UBLK_IO_F_NEED_REG_BUF == 0);
+        let result = match &mut memory {
+            Some(memory) => answer(shared, &request, Payload::Memory(memory)).await,
+            None if registered && request.is_whole() => answer(shared, &request, Payload::Buffer(tag)).await,
+            None => answer_by_copy(shared, tag, &request).await,
         };
-        let commit = queue.submit_io_commit_cmd(tag, BufDesc::RawAddress(buffer.as_mut_ptr()), result);
-        fetched = counted(shared, commit).await;
+        fetched = counted(shared, queue.submit_io_commit_cmd(tag, place(), result)).await;
     }
     shared.tags.set(shared.tags.get() - 1);
+}
+
+async fn answer(shared: &Shared<'_>, request: &Request, payload: Payload<'_>) -> i32 {
+    match (&shared.io, shared.disk.volume(), payload) {
+        (Some(io), Some(volume), payload) => {
+            request.answer_on(volume.size_bytes(), &volume.on(io), payload).await
+        }
+        (_, _, Payload::Memory(memory)) => request.answer(shared.disk, memory),
+        // Only disks on the ring are served without copies.
+        (_, _, Payload::Buffer(_)) => -libc::EIO,
+    }
+}
+
+/// For requests that the store, or nobody, can take from their pages: parts of blocks, and those whose registration
+/// failed.
+async fn answer_by_copy(shared: &Shared<'_>, tag: u16, request: &Request) -> i32 {
+    let Some(io) = &shared.io else { return -libc::EIO };
+    let mut copy = AlignedBuf::reused(usize::try_from(request.payload()).unwrap_or(0));
+    let copied = if request.op == op::WRITE { io.copy_from(tag, &mut copy) } else { Ok(()) };
+    let mut result = match copied {
+        Ok(()) => answer(shared, request, Payload::Memory(&mut copy)).await,
+        Err(_) => -libc::EIO,
+    };
+    if request.op == op::READ && result >= 0 && io.copy_to(tag, &copy).is_err() {
+        result = -libc::EIO;
+    }
+    result
 }
 
 fn is_request(fetched: &Raw<i32>, tag: u16) -> bool {

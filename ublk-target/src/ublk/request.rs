@@ -2,8 +2,45 @@
 
 use super::abi::SECTOR;
 use crate::Disk;
-use store::VolumeIo;
-use store::io::{Io, Sink, Source};
+use store::io::{Io, Registered, Sink, Source};
+use store::{BLOCK_BYTES, VolumeIo};
+
+/// Where a request's data are.
+pub(super) enum Payload<'a> {
+    /// In the first bytes of this memory.
+    Memory(&'a mut [u8]),
+    /// In the request's own pages, which are this buffer of the ring.
+    Buffer(u16),
+}
+
+impl Payload<'_> {
+    /// Largest request that it holds.
+    fn room(&self) -> u64 {
+        match self {
+            Self::Memory(bytes) => bytes.len() as u64,
+            Self::Buffer(_) => u64::MAX,
+        }
+    }
+
+    fn sink(&mut self, len: u64) -> Sink<'_> {
+        match self {
+            Self::Memory(bytes) => Sink::Memory(&mut bytes[..index(len)]),
+            Self::Buffer(number) => Sink::Registered(Registered { index: *number, from: 0, len }),
+        }
+    }
+
+    fn source(&self, len: u64) -> Source<'_> {
+        match self {
+            Self::Memory(bytes) => Source::Memory(&bytes[..index(len)]),
+            Self::Buffer(number) => Source::Registered(Registered { index: *number, from: 0, len }),
+        }
+    }
+}
+
+/// Lengths in memory were compared with the memory's own.
+fn index(len: u64) -> usize {
+    usize::try_from(len).unwrap_or(usize::MAX)
+}
 
 /// What is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,13 +82,18 @@ impl Request {
         self.offset.checked_add(self.len).is_some_and(|end| end <= size)
     }
 
+    /// Whether it begins and ends between blocks: the store then need not look into it.
+    pub(super) fn is_whole(&self) -> bool {
+        self.offset.is_multiple_of(BLOCK_BYTES) && self.len.is_multiple_of(BLOCK_BYTES)
+    }
+
     /// Carries it out with the first bytes of `buffer`; blocks. The result as ublk takes it: bytes, 0, or a negative
     /// errno.
     pub(super) fn answer(&self, disk: &dyn Disk, buffer: &mut [u8]) -> i32 {
-        if let Err(result) = self.check(disk.len(), buffer) {
+        if let Err(result) = self.check(disk.len(), buffer.len() as u64) {
             return result;
         }
-        let buffer = &mut buffer[..self.payload()];
+        let buffer = &mut buffer[..index(self.payload())];
         self.result(match self.op {
             op::READ => disk.read(self.offset, buffer),
             op::WRITE => disk.write(self.offset, buffer, self.fua),
@@ -66,15 +108,14 @@ impl Request {
         &self,
         size: u64,
         volume: &VolumeIo<'_, I>,
-        buffer: &mut [u8],
+        mut payload: Payload<'_>,
     ) -> i32 {
-        if let Err(result) = self.check(size, buffer) {
+        if let Err(result) = self.check(size, payload.room()) {
             return result;
         }
-        let buffer = &mut buffer[..self.payload()];
         let outcome = match self.op {
-            op::READ => volume.read(self.offset, Sink::Memory(buffer)).await,
-            op::WRITE => volume.write(self.offset, Source::Memory(buffer), self.fua).await,
+            op::READ => volume.read(self.offset, payload.sink(self.len)).await,
+            op::WRITE => volume.write(self.offset, payload.source(self.len), self.fua).await,
             op::FLUSH => volume.flush().await,
             op::DISCARD => volume.discard(self.offset, self.len).await,
             _ => volume.write_zeroes(self.offset, self.len).await,
@@ -83,19 +124,19 @@ impl Request {
     }
 
     /// Refuses what cannot be carried out, with the result to answer.
-    fn check(&self, size: u64, buffer: &[u8]) -> Result<(), i32> {
+    fn check(&self, size: u64, room: u64) -> Result<(), i32> {
         match self.op {
             op::FLUSH => Ok(()),
-            op::READ | op::WRITE if self.len > buffer.len() as u64 => Err(-libc::EIO),
+            op::READ | op::WRITE if self.len > room => Err(-libc::EIO),
             op::READ | op::WRITE | op::DISCARD | op::WRITE_ZEROES if self.is_within(size) => Ok(()),
             op::READ | op::WRITE | op::DISCARD | op::WRITE_ZEROES => Err(-libc::EIO),
             _ => Err(-libc::EOPNOTSUPP),
         }
     }
 
-    /// Bytes of the buffer that it uses.
-    fn payload(&self) -> usize {
-        if matches!(self.op, op::READ | op::WRITE) { usize::try_from(self.len).unwrap_or(0) } else { 0 }
+    /// Bytes of data that it has.
+    pub(super) fn payload(&self) -> u64 {
+        if matches!(self.op, op::READ | op::WRITE) { self.len } else { 0 }
     }
 
     fn result(&self, outcome: Result<(), i32>) -> i32 {

@@ -3,21 +3,27 @@
 //!
 //! That ring also holds the device's file. So START_USER_RECOVERY, which waits for that file, waits for the last of a dead
 //! server's requests to the pool too.
+#![allow(unsafe_code)] // the promise of Ring
 
-use io_uring::types::{Fixed, FsyncFlags};
-use io_uring::{opcode, squeue};
+use crate::sys::fd;
+use io_uring::squeue;
 use libublk::io::UblkQueue;
+use libublk::sys;
 use libublk::uring_async::{UblkUringOpFuture, ublk_wake_task};
 use std::future::Future;
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
-use store::io::{AlignedBuf, DurableError, Io, Sink, Source};
+use store::io::Registered;
+use store::io::ring::Ring;
 
-/// Number of the pool's file among those registered with the ring; the device's is 0.
+/// Numbers of the files that are registered with the ring: the device's own, the pool's, and /dev/zero.
+pub(super) const DEVICE: usize = 0;
 pub(super) const POOL: u32 = 1;
+pub(super) const ZEROS: u32 = 2;
 
-/// The I/O of one thread.
+/// The I/O of one thread. Its registered buffers are the requests of its queue, by their tags.
 pub(super) struct QueueIo<'a> {
     queue: &'a UblkQueue<'a>,
 }
@@ -28,85 +34,40 @@ impl<'a> QueueIo<'a> {
         Self { queue }
     }
 
-    /// The memory that `entry` names must be borrowed by whoever awaits this.
-    fn request(&self, entry: squeue::Entry) -> Request<'_> {
+    /// The character device.
+    fn device(&self) -> BorrowedFd<'_> {
+        // SAFETY: the device that the queue borrows keeps it open.
+        unsafe { BorrowedFd::borrow_raw(self.queue.dev.tgt.fds[DEVICE]) }
+    }
+
+    /// Where the data of the tag's request begin in the character device.
+    fn place(&self, tag: u16) -> u64 {
+        let queue = u64::from(self.queue.get_qid()) << sys::UBLK_QID_OFF;
+        u64::from(sys::UBLKSRV_IO_BUF_OFFSET) + (queue | u64::from(tag) << sys::UBLK_TAG_OFF)
+    }
+
+    /// Copies to the pages of the tag's request, a read.
+    pub(super) fn copy_to(&self, tag: u16, bytes: &[u8]) -> io::Result<()> {
+        fd::write_all_at(self.device(), bytes, self.place(tag))
+    }
+
+    /// Copies the data of the tag's request, a write.
+    pub(super) fn copy_from(&self, tag: u16, bytes: &mut [u8]) -> io::Result<()> {
+        fd::read_exact_at(self.device(), bytes, self.place(tag))
+    }
+}
+
+// SAFETY: a request that is dropped waits for its answer in its `drop`.
+unsafe impl Ring for QueueIo<'_> {
+    const POOL: u32 = POOL;
+    const ZEROS: Option<u32> = Some(ZEROS);
+
+    unsafe fn request(&self, entry: squeue::Entry) -> impl Future<Output = io::Result<usize>> {
         Request { queue: self.queue, answer: Some(self.queue.ublk_submit_sqe(entry)) }
     }
 
-    /// Reads or writes all of `len` bytes; `part` makes the request for what is left after so many.
-    async fn transfer(&self, len: usize, part: impl Fn(usize, u32) -> squeue::Entry) -> io::Result<()> {
-        let mut done = 0;
-        while done < len {
-            let rest = u32::try_from(len - done).map_err(io::Error::other)?;
-            match self.request(part(done, rest)).await {
-                Ok(0) => {
-                    return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the pool has ended early"));
-                }
-                Ok(n) => done += n,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(e),
-            }
-        }
-        Ok(())
-    }
-
-    async fn write_with(&self, offset: u64, from: Source<'_>, flags: i32) -> io::Result<()> {
-        let Source::Memory(bytes) = from else { return Err(store::io::port::no_registered_buffers()) };
-        let copy;
-        let bytes = if is_aligned(bytes) {
-            bytes
-        } else {
-            let mut aligned = AlignedBuf::reused(bytes.len());
-            aligned.copy_from_slice(bytes);
-            copy = aligned;
-            &copy[..]
-        };
-        let part = |done: usize, len| {
-            let request = opcode::Write::new(Fixed(POOL), bytes[done..].as_ptr(), len);
-            request.offset(offset + done as u64).rw_flags(flags).build()
-        };
-        self.transfer(bytes.len(), part).await
-    }
-}
-
-/// Whether direct I/O can use this memory as it is.
-fn is_aligned(bytes: &[u8]) -> bool {
-    bytes.as_ptr().addr().is_multiple_of(512)
-}
-
-impl Io for QueueIo<'_> {
-    async fn read(&self, offset: u64, into: Sink<'_>) -> io::Result<()> {
-        let Sink::Memory(bytes) = into else { return Err(store::io::port::no_registered_buffers()) };
-        if !is_aligned(bytes) {
-            let mut aligned = AlignedBuf::reused(bytes.len());
-            Box::pin(self.read(offset, Sink::Memory(&mut aligned))).await?;
-            bytes.copy_from_slice(&aligned);
-            return Ok(());
-        }
-        let (start, len) = (bytes.as_mut_ptr(), bytes.len());
-        let part = |done: usize, rest| {
-            let request = opcode::Read::new(Fixed(POOL), start.wrapping_add(done), rest);
-            request.offset(offset + done as u64).build()
-        };
-        self.transfer(len, part).await
-    }
-
-    async fn write(&self, offset: u64, from: Source<'_>) -> io::Result<()> {
-        self.write_with(offset, from, 0).await
-    }
-
-    async fn write_durable(&self, offset: u64, from: Source<'_>) -> Result<(), DurableError> {
-        let Err(e) = self.write_with(offset, from, libc::RWF_DSYNC).await else { return Ok(()) };
-        // Only the data's own failure shows again without the sync.
-        match self.write_with(offset, from, 0).await {
-            Err(_) => Err(DurableError::Data(e)),
-            Ok(()) => Err(DurableError::Sync(e)),
-        }
-    }
-
-    async fn sync(&self) -> io::Result<()> {
-        let request = opcode::Fsync::new(Fixed(POOL)).flags(FsyncFlags::DATASYNC).build();
-        self.request(request).await.map(drop)
+    fn copy_into(&self, into: Registered, bytes: &[u8]) -> io::Result<()> {
+        fd::write_all_at(self.device(), bytes, self.place(into.index) + into.from)
     }
 }
 
