@@ -84,7 +84,7 @@ fn on_kernel_loop(path: &str, job: (&str, &[&str], bool), seconds: &str) -> f64 
 
 /// One measurement on a device of ours.
 fn on_fuse_loop(path: &str, threads: usize, job: (&str, &[&str], bool), seconds: &str) -> f64 {
-    let options = FuseLoopOptions { threads, link_dir: "/tmp/cowslip-bench".into() };
+    let options = FuseLoopOptions { threads, link_dir: "/tmp/cowslip-bench".into(), resend: true };
     let transport = FuseLoop::new(Arc::new(Pocket::default()), options);
     let key = VolumeKey { pool_id: "bench".into(), volume_id: std::process::id().into() };
     let disk = Arc::new(FileDisk::open(Path::new(path), None).unwrap());

@@ -1,7 +1,6 @@
 //! Volumes as block devices that outlive the process that serves them.
 //!
-//! - [`transport`]: the traits; [`ublk`]: the kernel's own driver for this; [`fuse_loop`]: FUSE + loop, for any kernel
-//!   since 6.9.
+//! - [`transport`]: the traits; [`ublk`]: the kernel's own driver for this; [`fuse_loop`]: FUSE + loop, for any kernel.
 //! - [`holder`]: who keeps the descriptors that a live device depends on while no agent runs.
 //! - [`freeze`]: a file system held still for a snapshot, and thawed whatever happens.
 //! - [`mounts`]: who uses a device.

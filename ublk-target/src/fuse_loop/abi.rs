@@ -9,6 +9,9 @@ pub(super) const ROOT: u64 = 1;
 /// Node and file handle of the one file: constant, so that nothing of them is lost with a process.
 pub(super) const FILE: u64 = 2;
 
+/// Bit of `unique` in the answer to the interruption of a request.
+pub(super) const INTERRUPTION: u64 = 1;
+
 /// Protocol version spoken.
 pub(super) const MAJOR: u32 = 7;
 pub(super) const MINOR: u32 = 40;

@@ -11,6 +11,8 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
 const PREFIX: &str = "cowslip-loop";
+/// Ends the name of what keeps a connection's requests.
+pub(super) const REQUESTS: &str = ".requests";
 /// The misc device /dev/fuse.
 const FUSE_DEVICE: (u32, u32) = (10, 229);
 
@@ -32,6 +34,11 @@ impl std::fmt::Display for Name {
 }
 
 impl Name {
+    /// Name of the file in memory that keeps the connection's requests.
+    pub(super) fn of_requests(&self) -> String {
+        format!("{self}{REQUESTS}")
+    }
+
     /// None: a descriptor of something else.
     pub(super) fn parse(text: &str) -> Option<Self> {
         let mut parts = text.split('.');
@@ -54,11 +61,6 @@ impl Name {
 
 /// Opens `/dev/fuse`.
 pub(super) fn open_fuse() -> Result<OwnedFd> {
-    if let Some(version) = crate::sys::process::kernel_version()
-        && version < (6, 9)
-    {
-        return Err(too_old(&format!("kernel {}.{}", version.0, version.1)));
-    }
     match std::fs::File::options().read(true).write(true).open("/dev/fuse") {
         Ok(file) => Ok(file.into()),
         Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENODEV | libc::ENXIO)) => {
@@ -68,14 +70,6 @@ pub(super) fn open_fuse() -> Result<OwnedFd> {
             })
         }
         Err(e) => Err(e).context("open", "/dev/fuse"),
-    }
-}
-
-/// The error for kernels without FUSE_NOTIFY_RESEND.
-pub(super) fn too_old(found: &str) -> Error {
-    Error::Unsupported {
-        missing: format!("{found} cannot hand requests of a dead FUSE server to the next one"),
-        hint: "use kernel 6.9 or later, or one with ublk (transport `ublk`)",
     }
 }
 

@@ -1,4 +1,4 @@
-//! Volumes as block devices on any kernel since 6.9: a loop device over a file that this process serves by FUSE.
+//! Volumes as block devices on any kernel with FUSE: a loop device over a file that this process serves by FUSE.
 //!
 //! ```text
 //! /dev/loopN → loop driver, direct I/O → FUSE file → /dev/fuse → server threads → Disk
@@ -13,8 +13,9 @@
 //!   exists until after it is gone. It is one open file shared by all server threads: a clone (FUSE_DEV_IOC_CLONE) has
 //!   a list of unanswered requests of its own, which fail when its last descriptor is closed, so each clone would have
 //!   to be held too.
-//! - **Recovery** skips INIT, starts threads and writes FUSE_NOTIFY_RESEND. The name of the held descriptor says all
-//!   there is to know about the connection (see `connection`).
+//! - **Recovery** skips INIT, starts threads and writes FUSE_NOTIFY_RESEND (kernel 6.9). Kernels before it send nothing
+//!   again: there the holder also keeps the memory that requests are read into (see `requests`). The name of the held
+//!   descriptor says all there is to know about the connection (see `connection`).
 //! - **Caching**: there is none. FOPEN_DIRECT_IO keeps buffered I/O out even if the loop driver fell back to it, and
 //!   parallel direct writes keep the inode's lock shared. What the kernel caches are name and attributes, for ever.
 //! - FUA arrives as write and flush: the loop driver knows no FUA.
@@ -22,6 +23,7 @@
 mod abi;
 mod connection;
 mod loop_device;
+mod requests;
 mod server;
 
 use crate::error::{Context, Result};
@@ -31,7 +33,9 @@ use crate::{Disk, Error, FdStore};
 use connection::Name;
 use loop_device::{ClearError, LoopDevice};
 use parking_lot::Mutex;
+use requests::Requests;
 use server::{DEFAULT_THREADS, MAX_PAYLOAD, Server};
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -49,11 +53,13 @@ pub struct FuseLoopOptions {
     pub link_dir: PathBuf,
     /// Server threads for each device.
     pub threads: usize,
+    /// Whether a kernel that sends a dead server's requests again is asked to; else they are kept, as for other kernels.
+    pub resend: bool,
 }
 
 impl Default for FuseLoopOptions {
     fn default() -> Self {
-        Self { link_dir: "/dev/cowslip".into(), threads: DEFAULT_THREADS }
+        Self { link_dir: "/dev/cowslip".into(), threads: DEFAULT_THREADS, resend: true }
     }
 }
 
@@ -77,34 +83,42 @@ impl FuseLoop {
         &self,
         fuse: &OwnedFd,
         mount: &OwnedFd,
-        server: &Server,
+        (server, requests): (&Server, &Requests),
         identity: &Identity,
     ) -> Result<(Name, LoopDevice)> {
-        let number = connection::number(mount).map_err(|e| blame_kernel(server, e))?;
+        let number = connection::number(mount)?;
         let name = Name { key: identity.key.clone(), connection: number, max_payload: MAX_PAYLOAD };
-        let file = connection::open_file(mount, &name).map_err(|e| blame_kernel(server, e))?;
+        let file = connection::open_file(mount, &name)?;
         let text = name.to_string();
+        if !server.kernel_resends() {
+            let kept = name.of_requests();
+            self.store.put(&kept, requests.file()).context("deposit descriptor", kept)?;
+        }
         self.store.put(&text, fuse.as_fd()).context("deposit descriptor", &text)?;
         match LoopDevice::configure(file.as_fd(), &text, identity.block_size) {
             Ok(device) => Ok((name, device)),
             Err(e) => {
-                self.forget(&text);
+                self.forget(&name);
                 Err(e)
             }
         }
     }
 
-    fn forget(&self, name: &str) {
-        if let Err(e) = self.store.remove(name) {
-            tracing::warn!(name, error = %e, "a descriptor stays in the holder until the holder ends");
+    /// The requests last: without the connection they are nothing.
+    fn forget(&self, name: &Name) {
+        for kept in [name.to_string(), name.of_requests()] {
+            if let Err(e) = self.store.remove(&kept) {
+                tracing::warn!(kept, error = %e, "a descriptor stays in the holder until the holder ends");
+            }
         }
     }
 
-    fn recover_one(&self, text: &str, fuse: OwnedFd, resolve: &Resolve<'_>) -> Option<Recovered> {
-        let name = Name::parse(text)?;
-        let Some(device) = LoopDevice::find(text).filter(|_| connection::is_fuse(&fuse)) else {
+    fn recover_one(&self, held: Held, resolve: &Resolve<'_>) -> Option<Recovered> {
+        let Held { name, fuse, requests } = held;
+        let device = LoopDevice::find(&name.to_string());
+        let (Some(device), Some(fuse)) = (device, fuse.filter(connection::is_fuse)) else {
             // The process died while it made the device, or somebody has cleared it since.
-            self.forget(text);
+            self.forget(&name);
             return None;
         };
         let failed = |reason: String| {
@@ -119,10 +133,18 @@ impl FuseLoop {
         };
         let serve = || -> Result<Box<dyn Attached>> {
             Links::check(&volume_name)?;
-            let server =
-                Server::start(fuse, disk.clone(), &volume_name, name.max_payload, self.options.threads)
-                    .context("serve", device.path().display())?;
-            server.resend().context("ask for open requests of", device.path().display())?;
+            let place = || device.path().display().to_string();
+            let resends = requests.is_none();
+            let requests = match requests {
+                Some(kept) => Requests::found(kept, name.max_payload),
+                None => Requests::new(name.max_payload, self.options.threads),
+            };
+            let requests = requests.context("find the requests of", place())?;
+            let server = Server::start(fuse, disk.clone(), &volume_name, &requests, resends)
+                .context("serve", place())?;
+            if resends {
+                server.resend().context("ask for open requests of", place())?;
+            }
             let identity = Identity::new(name.key.clone(), volume_name.clone());
             let attachment = self.attachment(identity, name.clone(), device, server, disk.clone());
             attachment.links.set(&volume_name, &device.path())?;
@@ -143,7 +165,7 @@ impl FuseLoop {
     /// Makes the device answer EIO and lets it go with its last user.
     fn fail(&self, name: &Name, device: LoopDevice, fuse: OwnedFd) -> Result<()> {
         let aborted = connection::abort(name.connection);
-        self.forget(&name.to_string());
+        self.forget(name);
         drop(fuse); // the last descriptor: closing it aborts too
         aborted.and(device.clear_lazily())
     }
@@ -171,8 +193,23 @@ impl FuseLoop {
     }
 }
 
-fn blame_kernel(server: &Server, error: Error) -> Error {
-    if server.kernel_too_old() { connection::too_old("this kernel") } else { error }
+/// What the holder has of one connection.
+struct Held {
+    name: Name,
+    fuse: Option<OwnedFd>,
+    requests: Option<OwnedFd>,
+}
+
+/// Puts together what belongs together; what is not of this transport stays with the holder.
+fn by_connection(held: Vec<(String, OwnedFd)>) -> Vec<Held> {
+    let mut all: BTreeMap<String, Held> = BTreeMap::new();
+    for (text, fd) in held {
+        let connection = text.strip_suffix(connection::REQUESTS);
+        let Some(name) = Name::parse(connection.unwrap_or(&text)) else { continue };
+        let one = all.entry(name.to_string()).or_insert(Held { name, fuse: None, requests: None });
+        *(if connection.is_some() { &mut one.requests } else { &mut one.fuse }) = Some(fd);
+    }
+    all.into_values().collect()
 }
 
 impl Transport for FuseLoop {
@@ -193,10 +230,14 @@ impl Transport for FuseLoop {
         // First, because before that a read fails on some kernels and waits on others. Nothing is asked yet.
         let mount = connection::mount_fuse(&fuse)?;
         let own = fuse.try_clone().context("duplicate", "a FUSE descriptor")?;
-        let server =
-            Server::start(own, disk.clone(), &identity.volume_name, MAX_PAYLOAD, self.options.threads)
-                .context("lock memory for and start the threads of", &identity.volume_name)?;
-        let made = self.make_device(&fuse, &mount, &server, identity);
+        let start = || {
+            let requests = Requests::new(MAX_PAYLOAD, self.options.threads)?;
+            let name = &identity.volume_name;
+            Ok((Server::start(own, disk.clone(), name, &requests, self.options.resend)?, requests))
+        };
+        let (server, requests) =
+            start().context("lock memory for and start the threads of", &identity.volume_name)?;
+        let made = self.make_device(&fuse, &mount, (&server, &requests), identity);
         drop((fuse, mount)); // after a failure this ends the connection, and with it the server's threads
         let (name, device) = made?;
         device.tune(MAX_PAYLOAD);
@@ -231,7 +272,7 @@ impl Transport for FuseLoop {
             }
         };
         let found: Vec<Recovered> =
-            held.into_iter().filter_map(|(name, fd)| self.recover_one(&name, fd, resolve)).collect();
+            by_connection(held).into_iter().filter_map(|held| self.recover_one(held, resolve)).collect();
         let live: Vec<u32> = found
             .iter()
             .filter_map(|one| match one {
@@ -333,7 +374,9 @@ impl Attached for Attachment {
             tracing::warn!(device = %self.path.display(), "the kernel has not ended the connection yet");
         }
         self.server.stop();
-        let text = self.name.to_string();
-        self.store.remove(&text).context("remove the deposited descriptor", text)
+        for kept in [self.name.to_string(), self.name.of_requests()] {
+            self.store.remove(&kept).context("remove the deposited descriptor", kept)?;
+        }
+        Ok(())
     }
 }

@@ -4,10 +4,13 @@
 //! - Requests are read into, and replies written from, [`LockedBuffer`]s only, and nothing is allocated per request:
 //!   SIGKILL at any instruction leaves each request either answered, or open for the next server.
 //! - A request is answered once, after the disk has done what it asks for.
+//! - A slot of [`Requests`] begins with zeros or with the request that was read into it last. So a request that was read
+//!   and not answered is in a slot, whenever its server dies; one that was answered the kernel no longer knows.
 //! - No answer makes the kernel stop asking: never ENOSYS, EOPNOTSUPP or EINVAL to FSYNC and FALLOCATE.
 //! - A panic ends the process: a request that nobody will answer would hang its caller for ever.
 
 use super::abi::{self, InHeader, OutHeader, WRITE_HEADER, init, notify, op};
+use super::requests::{Requests, Slot};
 use crate::Disk;
 use crate::sys::buffer::{LockedBuffer, PAGE};
 use crate::sys::{fd, process};
@@ -51,19 +54,21 @@ struct Shared {
     stop: AtomicBool,
     /// The kernel has ended the connection.
     ended: AtomicBool,
-    /// INIT came from a kernel that cannot resend.
-    too_old: AtomicBool,
+    /// The kernel sends again what a dead server had read and not answered.
+    resends: AtomicBool,
+    may_resend: bool,
     running: AtomicUsize,
 }
 
 impl Server {
-    /// Starts to answer. `max_payload` is what was agreed on when the connection was made, perhaps by an older version.
+    /// Starts to answer, first what is left in `requests`. `may_resend`: the kernel is asked whether it sends requests
+    /// again.
     pub(super) fn start(
         fuse: OwnedFd,
         disk: Arc<dyn Disk>,
         name: &str,
-        max_payload: u32,
-        threads: usize,
+        requests: &Requests,
+        may_resend: bool,
     ) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             fuse,
@@ -71,17 +76,14 @@ impl Server {
             name: name.to_owned(),
             stop: AtomicBool::new(false),
             ended: AtomicBool::new(false),
-            too_old: AtomicBool::new(false),
+            resends: AtomicBool::new(false),
+            may_resend,
             running: AtomicUsize::new(0),
         });
         let server = Self { shared, threads: parking_lot::Mutex::default() };
-        let payload = usize::try_from(max_payload).map_err(io::Error::other)?;
-        for _ in 0..threads {
-            let worker = Worker {
-                shared: Arc::clone(&server.shared),
-                head: LockedBuffer::new(PAGE)?,
-                data: LockedBuffer::new(payload.max(PAGE))?,
-            };
+        for index in 0..requests.slots() {
+            let Slot { head, data } = requests.slot(index)?;
+            let worker = Worker { shared: Arc::clone(&server.shared), head, data };
             server.shared.running.fetch_add(1, Ordering::SeqCst);
             let spawned = std::thread::Builder::new()
                 .name("cowslip-loop".into())
@@ -125,9 +127,9 @@ impl Server {
         !self.shared.ended.load(Ordering::SeqCst)
     }
 
-    /// Whether the kernel lacks FUSE_NOTIFY_RESEND; known once the file could (not) be opened.
-    pub(super) fn kernel_too_old(&self) -> bool {
-        self.shared.too_old.load(Ordering::SeqCst)
+    /// Whether the kernel sends requests again (6.9); known, of a new connection, once its file is open.
+    pub(super) fn kernel_resends(&self) -> bool {
+        self.shared.resends.load(Ordering::SeqCst)
     }
 
     /// Waits until the kernel has ended the connection; false when it has not within `limit`.
@@ -211,7 +213,9 @@ impl Worker {
     fn run(mut self) {
         let _guard = AbortOnPanic;
         process::mark_io_thread();
+        self.answer_left();
         while !self.shared.stop.load(Ordering::SeqCst) {
+            self.head[..size_of::<u32>()].fill(0);
             let mut parts =
                 [IoSliceMut::new(&mut self.head[..WRITE_HEADER]), IoSliceMut::new(&mut self.data)];
             match fd::readv(self.shared.fuse.as_fd(), &mut parts) {
@@ -229,6 +233,27 @@ impl Worker {
             }
         }
         self.shared.running.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// Answers what a dead server had read into this slot, unless it was answered.
+    fn answer_left(&mut self) {
+        let Ok((request, _)) = InHeader::read_from_prefix(&self.head) else { return };
+        let len = usize::try_from(request.len).unwrap_or(usize::MAX);
+        if len <= WRITE_HEADER + self.data.len() && len > 0 && self.is_open(request.unique) {
+            tracing::debug!(
+                volume = self.shared.name,
+                request.unique,
+                "answering a request of the last server"
+            );
+            self.serve(len);
+        }
+    }
+
+    /// Whether the kernel waits for the answer to a request. It says so to an answer to an interruption of that
+    /// request, whether or not there was one; this answer changes nothing.
+    fn is_open(&self, unique: u64) -> bool {
+        let header = OutHeader { len: 16, error: 0, unique: unique | abi::INTERRUPTION };
+        fd::writev(self.shared.fuse.as_fd(), &[IoSlice::new(header.as_bytes())]).is_ok()
     }
 
     fn serve(&mut self, len: usize) {
@@ -414,10 +439,10 @@ impl Worker {
     fn init(&mut self) -> Reply {
         let Some(asked) = self.body::<abi::InitIn>() else { return Reply::Error(libc::EIO) };
         let resends = asked.flags & init::INIT_EXT != 0 && asked.flags2 & init::HAS_RESEND != 0;
-        if asked.major != abi::MAJOR || !resends {
-            self.shared.too_old.store(true, Ordering::SeqCst);
+        if asked.major != abi::MAJOR {
             return Reply::Error(libc::EPROTO);
         }
+        self.shared.resends.store(resends && self.shared.may_resend, Ordering::SeqCst);
         let wanted = init::ASYNC_READ | init::BIG_WRITES | init::ASYNC_DIO | init::MAX_PAGES;
         self.small(&abi::InitOut {
             major: abi::MAJOR,

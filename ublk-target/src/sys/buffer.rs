@@ -8,6 +8,7 @@
 
 use super::check;
 use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::NonNull;
 
 /// A page.
@@ -28,16 +29,29 @@ unsafe impl Send for LockedBuffer {}
 impl LockedBuffer {
     /// Maps and locks `len` bytes, rounded up to pages. Fails with ENOMEM or EPERM where RLIMIT_MEMLOCK is too small.
     pub(crate) fn new(len: usize) -> io::Result<Self> {
-        let buffer = Self::map(len)?;
+        let buffer = Self::map(len, None)?;
         // SAFETY: the range is the mapping just made; mlock faults every page in, writable.
         check(unsafe { libc::mlock(buffer.address.as_ptr().cast(), buffer.len) }.into())?;
+        Ok(buffer)
+    }
+
+    /// Likewise, `len` bytes of a file in memory from byte `offset` on, which others may map as well.
+    pub(crate) fn shared(file: BorrowedFd<'_>, offset: usize, len: usize) -> io::Result<Self> {
+        let buffer = Self::map(len, Some((file, offset)))?;
+        let address = buffer.address.as_ptr().cast();
+        // SAFETY: the range is the mapping just made. mlock faults shared pages in for reading; not every kernel lets
+        // them be written to then without another fault.
+        unsafe {
+            check(libc::mlock(address, buffer.len).into())?;
+            libc::madvise(address, buffer.len, libc::MADV_POPULATE_WRITE);
+        }
         Ok(buffer)
     }
 
     /// Maps `len` bytes for pieces of `piece` bytes, of which the first `resident` are locked in memory now and the
     /// others from their first use on. For transfers that a fault does no harm to: it costs time, once.
     pub(crate) fn on_demand(len: usize, piece: usize, resident: usize) -> io::Result<Self> {
-        let buffer = Self::map(len)?;
+        let buffer = Self::map(len, None)?;
         let address = buffer.address.as_ptr();
         // SAFETY: the range is the mapping just made; the pages are locked when they are touched.
         let locked = unsafe { libc::syscall(libc::SYS_mlock2, address, buffer.len, libc::MLOCK_ONFAULT) };
@@ -50,18 +64,16 @@ impl LockedBuffer {
         Ok(buffer)
     }
 
-    fn map(len: usize) -> io::Result<Self> {
+    fn map(len: usize, file: Option<(BorrowedFd<'_>, usize)>) -> io::Result<Self> {
         let len = len.next_multiple_of(PAGE);
-        // SAFETY: an anonymous mapping at an address of the kernel's choice touches no existing memory.
+        let (flags, fd, offset) = match file {
+            None => (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0),
+            Some((file, offset)) => (libc::MAP_SHARED, file.as_raw_fd(), offset),
+        };
+        let offset = libc::off_t::try_from(offset).map_err(io::Error::other)?;
+        // SAFETY: a mapping at an address of the kernel's choice touches no existing memory.
         let address = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                len,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
-                -1,
-                0,
-            )
+            libc::mmap(std::ptr::null_mut(), len, libc::PROT_READ | libc::PROT_WRITE, flags, fd, offset)
         };
         let Some(address) = NonNull::new(address.cast::<u8>()).filter(|_| address != libc::MAP_FAILED) else {
             return Err(io::Error::last_os_error());
@@ -80,7 +92,7 @@ impl LockedBuffer {
 impl std::ops::Deref for LockedBuffer {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
-        // SAFETY: the mapping is `len` readable bytes, initialised (zeroed) by the kernel, and lives as long as self.
+        // SAFETY: the mapping is `len` readable bytes, initialised by the kernel, and lives as long as self.
         unsafe { std::slice::from_raw_parts(self.address.as_ptr(), self.len) }
     }
 }

@@ -121,15 +121,14 @@ pub(crate) fn effective_uid() -> u32 {
 }
 
 /// Tells the kernel that the calling thread is needed for writeback: its memory reclaim never waits for I/O, its
-/// dirtying is not throttled behind its own device. Needs CAP_SYS_RESOURCE; without it the thread works too.
+/// dirtying is not throttled behind its own device. Needs CAP_SYS_RESOURCE; without it the thread works too, which is
+/// said once.
 pub(crate) fn mark_io_thread() {
+    static SAID: std::sync::Once = std::sync::Once::new();
     // SAFETY: numbers only.
-    unsafe { libc::prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) };
-}
-
-/// Version of the running kernel, `(major, minor)`.
-pub(crate) fn kernel_version() -> Option<(u32, u32)> {
-    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").ok()?;
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
-    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+    if let Err(error) = check(unsafe { libc::prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) }.into()) {
+        SAID.call_once(|| {
+            tracing::warn!(%error, "volumes may stand still when memory is short: PR_SET_IO_FLUSHER needs CAP_SYS_RESOURCE");
+        });
+    }
 }

@@ -187,7 +187,7 @@ fn named(name: &str) -> Identity {
 
 fn transport(dir: &Path) -> (Arc<Pocket>, FuseLoop) {
     let store = Arc::new(Pocket::default());
-    let options = FuseLoopOptions { link_dir: dir.join("links"), threads: 2 };
+    let options = FuseLoopOptions { link_dir: dir.join("links"), threads: 2, resend: true };
     (Arc::clone(&store), FuseLoop::new(store, options))
 }
 

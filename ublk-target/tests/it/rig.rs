@@ -39,7 +39,17 @@ pub struct Rig {
 impl Rig {
     /// A volume of `len` bytes, served.
     pub fn new(len: u64) -> Self {
+        Self::of(tempfile::tempdir().unwrap(), len)
+    }
+
+    /// Its servers do not ask the kernel to send requests again.
+    pub fn keeping_requests(len: u64) -> Self {
         let temp = tempfile::tempdir().unwrap();
+        File::create(temp.path().join("keep")).unwrap();
+        Self::of(temp, len)
+    }
+
+    fn of(temp: TempDir, len: u64) -> Self {
         File::create(temp.path().join("disk.img")).unwrap().set_len(len).unwrap();
         let mut rig = Self { temp, supervisor: None, mounts: Vec::new(), devices: Vec::new() };
         rig.start();

@@ -2,7 +2,7 @@
 //!
 //! `disk.img` the volume, `agent.sock` the control socket (a line in, a line out), `links/` the device's link, `ready`
 //! the server's process id and the device once it serves, `events` what the disk was asked for, `refuse` if the volume
-//! is not to be served again, `hang` (removed by the server that obeys it) if its recovery is not to end.
+//! is not to be served again, `hang` (removed by the server that obeys it) if its recovery is not to end, `keep` if requests are kept and not asked for again.
 
 use super::file_disk::FileDisk;
 use super::system;
@@ -58,7 +58,8 @@ pub fn serve(dir: &Path) -> ExitCode {
     }
     let deadline = Arc::clone(&store);
     let disk = Arc::new(FileDisk::open(&dir.join("disk.img"), Some(dir.join("events"))).unwrap());
-    let options = FuseLoopOptions { link_dir: dir.join("links"), ..Default::default() };
+    let resend = !dir.join("keep").exists();
+    let options = FuseLoopOptions { link_dir: dir.join("links"), resend, ..Default::default() };
     let transport = FuseLoop::new(store, options);
     let identity = identity(dir);
     let refuse = dir.join("refuse").exists();
