@@ -10,7 +10,7 @@ DESTDIR ?=
 # Cargo's own answer: it knows CARGO_TARGET_DIR and every configuration file.
 TARGET_DIR = $(shell $(CARGO) metadata --no-deps --format-version 1 | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')
 
-SCRIPTS := setup/run setup/install .ci/run deploy/image $(wildcard demo/*) $(addprefix tests/kernel/,build init lib.sh rootfs run systemd systemd-job test) \
+SCRIPTS := setup/run setup/install .ci/run deploy/image $(wildcard demo/*) $(addprefix tests/kernel/,build debian debian-init init lib.sh rootfs run stock systemd systemd-job test) \
 	$(addprefix tests/kubernetes/,build cluster roles image)
 
 .PHONY: help

@@ -37,6 +37,13 @@ impl Load {
         Self(words)
     }
 
+    /// Requests of these sizes (`4k-64k`), which begin at multiples of `align`.
+    #[must_use]
+    pub fn of_sizes(mut self, range: &str, align: u32) -> Self {
+        self.0.extend([format!("--bsrange={range}"), format!("--blockalign={align}")]);
+        self
+    }
+
     /// Discards of another part of the same device meanwhile, at most `per_second` of 16 KiB.
     #[must_use]
     pub fn and_discards(mut self, device: &Path, from_mib: u32, size_mib: u32, per_second: u32) -> Self {

@@ -56,7 +56,7 @@ make_scratch() {
     done
     scratch=$(mktemp -d "$parent/cowslip-kernel.XXXXXX")
     printf '%s\n' "$$" >"$scratch/owner"
-    uml=
+    machine=
     follower=
     trap end_of_boot EXIT
     trap 'exit 130' INT
@@ -66,7 +66,7 @@ make_scratch() {
 end_of_boot() {
     local status=$?
     trap - EXIT
-    [ -z "$uml" ] || kill -KILL "$uml" 2>/dev/null || :
+    [ -z "$machine" ] || kill -KILL "$machine" 2>/dev/null || :
     [ -z "$follower" ] || kill "$follower" 2>/dev/null || :
     wait
     if [ "$status" != 0 ] && [ -s "$scratch/console" ]; then
@@ -83,8 +83,25 @@ end_of_boot() {
     exit "$status"
 }
 
-# Boots $kernel and waits for the result that the machine leaves in the job directory; exits with it.
-boot() { # SECONDS KERNEL-ARGUMENT…
+# What `init` needs to run a command as if it were run here, and a disk for its /var/tmp.
+prepare_job() { # SIZE COMMAND…
+    local size=$1
+    shift
+    mkdir -p "$scratch/job/out"
+    printf '%s\0' "$@" >"$scratch/job/command"
+    env TMPDIR=/var/tmp COWSLIP_TEST_KERNEL=1 env -0 >"$scratch/job/environment"
+    pwd >"$scratch/job/directory"
+    # Directories that the command may need, wherever they are.
+    printf '%s\0' "$(cd "$here/../.." && pwd)" "$PWD" "${COWSLIP_BINARIES:-$PWD}" "$HOME" >"$scratch/job/shown"
+    truncate -s "$size" "$scratch/tmp.img"
+    mkfs.ext4 -q -F -E lazy_itable_init=1,lazy_journal_init=1 -O ^metadata_csum_seed "$scratch/tmp.img"
+}
+
+# Arguments of User Mode Linux for a machine whose console is read by a program.
+uml_console=(con=null "con0=fd:0,fd:1" quiet panic=-1)
+
+# Runs a machine and waits for the result that it leaves in the job directory; exits with it.
+boot() { # SECONDS MACHINE ARGUMENT…
     local limit=$1 ended=0
     shift
     : >"$scratch/console"
@@ -93,17 +110,17 @@ boot() { # SECONDS KERNEL-ARGUMENT…
     local memory=/dev/shm
     [ "$(df --output=avail -k /dev/shm 2>/dev/null | tail -n1)" -gt $((4 << 20)) ] 2>/dev/null || memory=$scratch
     TMPDIR=$memory setpriv --pdeathsig KILL timeout --foreground -s KILL "$limit" setpriv --pdeathsig KILL \
-        "$kernel" "$@" con=null con0=fd:0,fd:1 quiet panic=-1 </dev/null >"$scratch/console" 2>&1 &
-    uml=$!
+        "$@" </dev/null >"$scratch/console" 2>&1 &
+    machine=$!
     tail -q -s 0.1 -n +1 -f "$scratch/console" &
     follower=$!
-    while [ ! -e "$scratch/job/status" ] && kill -0 "$uml" 2>/dev/null; do
+    while [ ! -e "$scratch/job/status" ] && kill -0 "$machine" 2>/dev/null; do
         sleep 0.1
     done
     # It has said what it had to say.
-    kill -KILL "$uml" 2>/dev/null || :
-    wait "$uml" 2>/dev/null || ended=$?
-    uml=
+    kill -KILL "$machine" 2>/dev/null || :
+    wait "$machine" 2>/dev/null || ended=$?
+    machine=
     # For what it said last.
     sleep 0.3
     kill "$follower" 2>/dev/null || :

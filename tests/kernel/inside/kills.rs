@@ -2,7 +2,7 @@
 
 use crate::gaps::{Prober, report};
 use integration_tests::load::{Load, under_load};
-use integration_tests::rig::{Rig, Running, parent, random, signal, tool, transport, unmount};
+use integration_tests::rig::{Rig, Running, noise, parent, random, signal, tool, transport, unmount};
 use integration_tests::{seed, times};
 use std::fs;
 use std::path::Path;
@@ -64,6 +64,36 @@ fn no_kill_is_seen_while_snapshots_and_clones_come_and_go() {
     report(&format!("{runs} runs on ext4 with snapshots and clones, seed {}", seed()), &gaps);
     unmount(&dir);
     tool("e2fsck", [Path::new("-fn"), &device]);
+    rig.ok("-q volume detach v");
+    rig.stop_and_check();
+}
+
+/// Requests that begin or end inside of a block of the pool, and reads of what has checksums by then: the driver's data
+/// are copied for them, wherever the others go without.
+#[test]
+fn parts_of_blocks_and_verified_blocks_survive_kills_too() {
+    let rig = Rig::new("1G").expect("this kernel has all that is needed");
+    rig.ok("-q volume create v --size 128M --label cowslip.io/block-size=512");
+    let device = rig.attach("v");
+    let before = noise(7, 8 << 20);
+    fs::write(rig.path("before"), &before).expect("the directory is writable");
+    let copy = [format!("if={}", rig.path("before").display()), format!("of={}", device.display())];
+    let options = ["bs=1M", "seek=96", "oflag=direct", "status=none"];
+    tool("dd", copy.iter().map(String::as_str).chain(options));
+    rig.ok("-q snapshot create v@s");
+    let sealed = || rig.json("status")["pool"]["sealed_bytes"].as_u64() >= Some(8 << 20);
+    rig.eventually("what the snapshot holds has checksums", sealed);
+    let load = Load::on_device(&device, 64).of_sizes("512-16k", 512);
+    let runs = under_load(&rig, &load, || {
+        for _ in 0..3 {
+            rig.kill_and_wait();
+        }
+    });
+    println!("{runs} runs of load with 3 kills");
+    let back = [format!("if={}", device.display()), format!("of={}", rig.path("after").display())];
+    let options = ["bs=1M", "skip=96", "count=8", "iflag=direct", "status=none"];
+    tool("dd", back.iter().map(String::as_str).chain(options));
+    assert!(fs::read(rig.path("after")).expect("it was read") == before, "it is what was written");
     rig.ok("-q volume detach v");
     rig.stop_and_check();
 }

@@ -11,6 +11,7 @@ mod mkfs;
 mod power;
 mod space;
 mod stacks;
+mod stock;
 
 use integration_tests::rig::Rig;
 use std::path::Path;
