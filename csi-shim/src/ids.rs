@@ -107,6 +107,12 @@ fn hex(text: &str) -> Option<u128> {
     digits.then(|| u128::from_str_radix(text, 16).ok()).flatten()
 }
 
+/// The pool that whatever has this id is in; None: it is no id.
+pub fn pool_of(id: &str) -> Option<&str> {
+    let (pool, _) = id.strip_prefix("v1:")?.split_once(':')?;
+    from_uuid(pool).map(|_| pool)
+}
+
 /// The hash by which an orchestrator's name is found again, 64 hex digits.
 pub fn hash_of_name(name: &str) -> String {
     blake3::hash(name.as_bytes()).to_hex().to_string()

@@ -16,6 +16,8 @@ pub const GROUP: &str = "csi.cowslip.io/group";
 pub const PVC_NAME: &str = "csi.storage.k8s.io/pvc/name";
 /// Of a volume: the claim's namespace.
 pub const PVC_NAMESPACE: &str = "csi.storage.k8s.io/pvc/namespace";
+/// Of a VolumeSnapshotContent and its kin: the node whose sidecar sees to it.
+pub const MANAGED_BY: &str = "snapshot.storage.kubernetes.io/managed-by";
 /// What Kubernetes' sidecars add to the parameters of a class begins with this.
 pub const KUBERNETES: &str = "csi.storage.k8s.io/";
 

@@ -2,10 +2,13 @@
 //!
 //! Holds no state: what it answers is asked of the agent, over the agent's API, at each call. It never
 //! sees a block address or a pool. A failed call carries a code and a message; gRPC details stay empty.
+//!
+//! [`cluster`] is a part of its own: it runs once in a cluster, and talks to the API of Kubernetes only.
 
 pub mod agent;
 mod browse;
 pub mod checks;
+pub mod cluster;
 pub mod controller;
 pub mod endpoint;
 pub mod group;
