@@ -11,7 +11,7 @@ DESTDIR ?=
 TARGET_DIR = $(shell $(CARGO) metadata --no-deps --format-version 1 | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')
 
 SCRIPTS := setup/run setup/install .ci/run deploy/image $(wildcard demo/*) $(addprefix tests/kernel/,build debian debian-init init lib.sh rootfs run stock systemd systemd-job test) \
-	$(addprefix tests/kubernetes/,build cluster roles image)
+	$(addprefix tests/kubernetes/,build cluster driver image images roles test)
 
 .PHONY: help
 help: ## This list
@@ -50,10 +50,14 @@ crash: ## Random crash cuts of the store for SECONDS=600, from COWSLIP_CRASH_SEE
 mutations: ## The store's tests against deliberate bugs: each must be caught
 	$(CARGO) test -p store --locked --features mutations --test mutations -- --nocapture
 .PHONY: test-kubernetes
-test-kubernetes: ## What needs programs of Kubernetes; builds them once (Go 1.26, some 25 CPU minutes), root
-	tests/kubernetes/build sanity
-	$(CARGO) build --workspace --bins --locked
-	$(CARGO) test --package integration-tests --test kubernetes --locked -- --test-threads=1
+test-kubernetes: ## The driver in a real cluster of two nodes, and csi-sanity (root; builds Kubernetes once, some 25 CPU minutes)
+	@setup/run kubernetes
+	@CARGO='$(CARGO)' tests/kubernetes/test
+
+.PHONY: bench-kubernetes
+bench-kubernetes: ## The driver beside csi-driver-host-path in one cluster, written to docs/benchmarks-kubernetes.md
+	@setup/run kubernetes
+	@CARGO='$(CARGO)' COWSLIP_BENCH_OUT=$(CURDIR)/docs/benchmarks-kubernetes.md tests/kubernetes/test --bench
 
 .PHONY: bench
 bench: ## The store beside fio on one file, as ratios, written to docs/benchmarks.md (ARGS="--rounds 5 --seconds 3")

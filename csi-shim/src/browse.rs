@@ -6,7 +6,7 @@
 use crate::agent::Agent;
 use crate::checks::shown;
 use crate::labels;
-use crate::node::{bind, mount_at, unmount_all};
+use crate::node::{bind, mount_at};
 use rustix::mount::MountFlags;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -78,13 +78,14 @@ fn show(from: &Path, target: &Path) -> Result<(), Status> {
         Status::internal(format!("cannot {what}, {}: {error}", shown(&path.to_string_lossy())))
     };
     if mount_at(target).map_err(|e| failed("read the mount table", target, e))?.is_some() {
-        // One whose agent went away answers nothing but errors; any other is what is wanted.
-        match std::fs::read_dir(target) {
-            Ok(_) => return Ok(()),
-            Err(_) => unmount_all(target).map_err(|e| failed("unmount", target, e))?,
+        // One whose agent went away answers nothing but errors, and stays below the new one: what is mounted over it reaches
+        // a container that has it, and what is mounted instead of it would not. Any other is what is wanted.
+        if std::fs::read_dir(target).is_ok() {
+            return Ok(());
         }
+    } else {
+        std::fs::create_dir_all(target).map_err(|e| failed("make the target", target, e))?;
     }
-    std::fs::create_dir_all(target).map_err(|e| failed("make the target", target, e))?;
     let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     bind(from, target, flags).map_err(|e| failed("show the snapshots", from, e))
 }

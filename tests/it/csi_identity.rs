@@ -1,5 +1,6 @@
 //! The CSI driver's Identity service, asked over its socket as kubelet's sidecars ask it.
 
+use crate::csi_rig::connect;
 use csi_shim::csi::controller_client::ControllerClient;
 use csi_shim::csi::identity_client::IdentityClient;
 use csi_shim::csi::node_client::NodeClient;
@@ -7,7 +8,6 @@ use csi_shim::csi::{
     ControllerPublishVolumeRequest, GetPluginCapabilitiesRequest, GetPluginInfoRequest, ListVolumesRequest,
     NodeGetInfoRequest, ProbeRequest, ProbeResponse,
 };
-use hyper_util::rt::TokioIo;
 use integration_tests::binary;
 use std::convert::Infallible;
 use std::future::{Ready, ready};
@@ -16,15 +16,14 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::process::{Child, Command, Stdio};
 use std::task::{Context, Poll};
-use std::time::Duration;
 use tempfile::TempDir;
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixListener;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::body::Body;
 use tonic::codegen::http;
 use tonic::server::{Grpc, NamedService, UnaryService};
-use tonic::transport::{Channel, Endpoint, Server, Uri};
+use tonic::transport::{Channel, Server};
 use tonic::{Code, Request, Response, Status};
 use tonic_prost::ProstCodec;
 
@@ -58,21 +57,7 @@ impl Driver {
 
     /// A connection, as soon as the driver listens.
     async fn channel(&self) -> Channel {
-        let path = self.endpoint();
-        for _ in 0..1000 {
-            if UnixStream::connect(&path).await.is_ok() {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        let connector = tower::service_fn(move |_: Uri| {
-            let path = path.clone();
-            async move { Ok::<_, std::io::Error>(TokioIo::new(UnixStream::connect(path).await?)) }
-        });
-        Endpoint::from_static("http://csi")
-            .connect_with_connector(connector)
-            .await
-            .expect("the driver listens on its endpoint")
+        connect(&self.endpoint()).await
     }
 
     async fn identity(&self) -> IdentityClient<Channel> {

@@ -66,20 +66,25 @@ impl Driver {
 
     /// A connection, as soon as the driver listens.
     pub async fn channel(&self) -> Channel {
-        let path = self.socket.clone();
-        for _ in 0..6000 {
-            if UnixStream::connect(&path).await.is_ok() {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        let connector = tower::service_fn(move |_: Uri| {
-            let path = path.clone();
-            async move { Ok::<_, std::io::Error>(TokioIo::new(UnixStream::connect(path).await?)) }
-        });
-        let endpoint = Endpoint::from_static("http://csi");
-        endpoint.connect_with_connector(connector).await.expect("the driver listens on its endpoint")
+        connect(&self.socket).await
     }
+}
+
+/// A connection to a driver's socket, as soon as it listens there.
+pub async fn connect(socket: &Path) -> Channel {
+    let path = socket.to_owned();
+    for _ in 0..6000 {
+        if UnixStream::connect(&path).await.is_ok() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let connector = tower::service_fn(move |_: Uri| {
+        let path = path.clone();
+        async move { Ok::<_, std::io::Error>(TokioIo::new(UnixStream::connect(path).await?)) }
+    });
+    let endpoint = Endpoint::from_static("http://csi");
+    endpoint.connect_with_connector(connector).await.expect("the driver listens on its endpoint")
 }
 
 /// A rig with a driver, and clients of it.

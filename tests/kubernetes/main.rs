@@ -1,9 +1,22 @@
-//! What needs programs of Kubernetes, which `tests/kubernetes/build` makes: run by `make test-kubernetes`.
+//! What needs programs of Kubernetes, which `tests/kubernetes/build` makes, and a cluster, which `tests/kubernetes/test` starts: run
+//! by `make test-kubernetes`.
 
+mod bench;
+mod browsing;
+mod changes;
+mod cluster;
 #[path = "../it/csi_rig.rs"]
 #[allow(dead_code, reason = "shared with the other integration tests")]
 mod csi_rig;
+mod faults;
+mod objects;
+mod placing;
+mod races;
+mod restoring;
 mod sanity;
+mod security;
+mod volumes;
+mod walkthrough;
 
 use integration_tests::{rig, skip};
 use std::path::PathBuf;

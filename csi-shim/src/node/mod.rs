@@ -11,7 +11,7 @@ mod stage;
 mod stats;
 mod unused;
 
-pub(crate) use mounts::{at as mount_at, bind, unmount_all};
+pub(crate) use mounts::{at as mount_at, bind};
 
 use crate::agent::{Agent, Connection, foreign};
 use crate::checks::{self, shown};

@@ -1,5 +1,5 @@
-// Tells kubelet about one CSI driver, as the node-driver-registrar sidecar does. That one comes as an image only: no Go
-// module proxy serves it.
+// Tells kubelet about a CSI driver, as the node-driver-registrar sidecar does and with its arguments. That one comes as an image
+// only: no Go module proxy serves it.
 package main
 
 import (
@@ -11,10 +11,16 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"time"
 
+	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
 	registration "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
 )
+
+// Where kubelet looks for registration sockets, as the container sees it.
+const directory = "/registration"
 
 type registrar struct {
 	registration.UnimplementedRegistrationServer
@@ -39,7 +45,20 @@ func (r registrar) NotifyRegistrationStatus(_ context.Context, status *registrat
 	return &registration.RegistrationStatusResponse{}, nil
 }
 
-func serve(directory string, r registrar) error {
+// The driver's own name, as soon as it listens.
+func nameOf(address string) (string, error) {
+	connection, err := grpc.NewClient("unix://"+address, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		return "", err
+	}
+	defer connection.Close()
+	context, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	info, err := csi.NewIdentityClient(connection).GetPluginInfo(context, &csi.GetPluginInfoRequest{}, grpc.WaitForReady(true))
+	return info.GetName(), err
+}
+
+func serve(r registrar) error {
 	path := filepath.Join(directory, r.driver+"-reg.sock")
 	// Of an earlier life.
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -55,11 +74,14 @@ func serve(directory string, r registrar) error {
 }
 
 func main() {
-	driver := flag.String("driver", "csi.cowslip.io", "the driver's name")
-	socket := flag.String("socket", "", "the driver's socket as kubelet sees it")
-	directory := flag.String("directory", "/registration", "kubelet's folder of registration sockets")
+	address := flag.String("csi-address", "/csi/csi.sock", "the driver's socket")
+	socket := flag.String("kubelet-registration-path", "", "the driver's socket as kubelet sees it")
 	flag.Parse()
-	if err := serve(*directory, registrar{driver: *driver, socket: *socket}); err != nil {
+	driver, err := nameOf(*address)
+	if err == nil {
+		err = serve(registrar{driver: driver, socket: *socket})
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "registrar:", err)
 		os.Exit(1)
 	}

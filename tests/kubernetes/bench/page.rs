@@ -1,0 +1,108 @@
+//! The page that says what was measured.
+
+use super::calls::Call;
+use super::median;
+use crate::cluster::Cluster;
+use std::fmt::Write;
+use std::process::Command;
+
+pub struct Page {
+    text: String,
+}
+
+fn output(program: &str, words: &[&str]) -> String {
+    let output = Command::new(program).args(words).output();
+    output.map_or(String::new(), |output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(path).unwrap_or_default().trim().to_owned()
+}
+
+impl Page {
+    pub fn new(rounds: u32) -> Self {
+        let cpu = read("/proc/cpuinfo");
+        let model = cpu.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or("unknown");
+        let text = format!(
+            "# Benchmarks in Kubernetes\n\n\
+             Written by `make bench-kubernetes`: what a user waits for, beside csi-driver-host-path 1.18.0 in the same cluster, on the same \
+             node, with the same sidecars, by turns; medians of {rounds} rounds. A ratio above 1 says that Cowslip is the \
+             faster one.\n\n\
+             | | |\n|---|---|\n| date | {} |\n| cowslip | {} |\n| machine | {} ×{} |\n| kernel | {} |\n\
+             | load average after | {} |\n\n\
+             | seconds, 1 GiB with 500 MB in it | cowslip | host-path | ratio | at least | cowslip, 10 GiB with 5 GB | to 1 GiB | at most |\n\
+             |---|---|---|---|---|---|---|---|\n",
+            output("date", &["-u", "+%Y-%m-%d %H:%M UTC"]),
+            output("git", &["rev-parse", "--short", "HEAD"]),
+            std::thread::available_parallelism().map_or(0, usize::from),
+            model.trim_start_matches(['\t', ' ', ':']),
+            read("/proc/sys/kernel/osrelease"),
+            read("/proc/loadavg"),
+        );
+        Self { text }
+    }
+
+    fn line(&mut self, line: std::fmt::Arguments<'_>) {
+        println!("{line}");
+        writeln!(self.text, "{line}").expect("writes to memory");
+    }
+
+    pub fn waits(&mut self, what: &str, ours: &[f64], theirs: &[f64], large: &[f64]) {
+        let (ours, theirs, large) = (median(ours), median(theirs), median(large));
+        self.line(format_args!(
+            "| {what} | {ours:.2} | {theirs:.2} | **{:.1}** | 1.0 | {large:.2} | **{:.2}** | 1.1 |",
+            theirs / ours,
+            large / ours
+        ));
+    }
+
+    pub fn hundred(&mut self, ours: f64, theirs: f64) {
+        self.line(format_args!(
+            "| 100 snapshots of 100 claims without data, at once | {ours:.2} | {theirs:.2} | **{:.1}** | 1.0 | | | |",
+            theirs / ours
+        ));
+    }
+
+    pub fn calls(&mut self, ours: &[Call], theirs: &[Call]) {
+        self.line(format_args!(
+            "\nEach call alone, milliseconds, of 100 (host-path makes no file systems and no devices):\n"
+        ));
+        self.line(format_args!("| call | cowslip p50 | p99 | host-path p50 | p99 |\n|---|---|---|---|---|"));
+        for (our, their) in ours.iter().zip(theirs) {
+            assert_eq!(our.name, their.name);
+            self.line(format_args!(
+                "| {} | {:.1} | {:.1} | {:.1} | {:.1} |",
+                our.name,
+                our.percentile_ms(50),
+                our.percentile_ms(99),
+                their.percentile_ms(50),
+                their.percentile_ms(99)
+            ));
+        }
+    }
+
+    /// Memory of the driver after all that: now, and at most.
+    pub fn memory(&mut self, cluster: &Cluster) {
+        let read = "grep -hE '^Vm(RSS|HWM)' /proc/$(pgrep -x cowslip-csi | head -n 1)/status";
+        let read = cluster.inside(super::NODE, "sh").args(["-c", read]).output().expect("a shell runs");
+        let text = String::from_utf8_lossy(&read.stdout).into_owned();
+        let mib = |field: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(field));
+            line.and_then(|line| {
+                line.trim_start_matches(':').trim().trim_end_matches(" kB").parse::<f64>().ok()
+            })
+            .unwrap_or(f64::NAN)
+                / 1024.0
+        };
+        let (now, most) = (mib("VmRSS"), mib("VmHWM"));
+        self.line(format_args!(
+            "\nMemory of `cowslip-csi node` after that: {now:.1} MiB, at most {most:.1} MiB; the bound is 32."
+        ));
+    }
+
+    pub fn finish(self) {
+        if let Some(path) = std::env::var_os("COWSLIP_BENCH_OUT") {
+            std::fs::write(&path, self.text).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        }
+    }
+}
