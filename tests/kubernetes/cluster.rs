@@ -92,8 +92,13 @@ impl Cluster {
 
     /// Applies objects to a namespace, whatever comes of it.
     pub fn try_apply(&self, namespace: &str, objects: &str) -> Ended {
+        self.fed(&["apply", "-n", namespace, "-f", "-"], objects)
+    }
+
+    /// Runs kubectl with objects to read.
+    fn fed(&self, words: &[&str], objects: &str) -> Ended {
         let mut command = self.beside("kubectl");
-        command.args(["apply", "-n", namespace, "-f", "-"]);
+        command.args(words);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("kubectl runs");
         let mut stdin = child.stdin.take().expect("it was piped");
@@ -173,6 +178,12 @@ impl Namespace {
     #[track_caller]
     pub fn apply_text(&self, manifest: &str) {
         self.cluster.try_apply(&self.name, manifest).with(0);
+    }
+
+    /// Makes the objects of a manifest; what kubectl prints.
+    #[track_caller]
+    pub fn create_text(&self, manifest: &str) -> String {
+        self.cluster.fed(&["create", "-n", &self.name, "-f", "-"], manifest).with(0).stdout
     }
 
     /// Waits until `kubectl wait --for` is content: `jsonpath={.status.phase}=Bound pvc/data`.

@@ -9,6 +9,8 @@ mod cluster;
 #[allow(dead_code, reason = "shared with the other integration tests")]
 mod csi_rig;
 mod faults;
+mod groups;
+mod legacy;
 mod objects;
 mod placing;
 mod races;
