@@ -1,7 +1,7 @@
 //! `cowslip-csi cluster`: what one process does for the whole cluster, beside the drivers of the nodes.
 //!
-//! One replica leads, the others wait ([`lease`]). The leader tells each node which snapshots are its own ([`assign`]),
-//! lets objects go whose node is gone ([`gone`]), and serves the snapshots of an older API ([`legacy`]). It keeps nothing:
+//! One replica leads, the others wait (`lease`). The leader tells each node which snapshots are its own (`assign`),
+//! lets objects go whose node is gone (`gone`), and serves the snapshots of an older API (`legacy`). It keeps nothing:
 //! all it knows is read from the cluster, and every step can be repeated. So a new leader goes on where the last one died.
 
 mod assign;
