@@ -25,6 +25,9 @@ use std::task::{Context, Poll, Wake, Waker};
 /// Requests of one ring that may be under way.
 pub const DEPTH: u32 = 256;
 
+/// Requests that are submitted without waiting for more: the disk works while the next ones are looked up.
+const BATCH: usize = 4;
+
 /// Completion of the watch on the wake-up descriptor; requests are numbered by their slots.
 const WAKE_UP: u64 = u64::MAX;
 
@@ -223,11 +226,20 @@ impl Uring {
     /// What the request refers to stays valid until its completion.
     unsafe fn push(&self, entry: &squeue::Entry) -> io::Result<()> {
         loop {
+            let mut state = self.state.borrow_mut();
+            let mut queue = state.ring.submission();
             // SAFETY: as the caller promises.
-            if unsafe { self.state.borrow_mut().ring.submission().push(entry) }.is_ok() {
+            let pushed = unsafe { queue.push(entry) }.is_ok();
+            let full = queue.len() >= BATCH;
+            drop(queue);
+            if pushed {
+                if full {
+                    // An entry that is in the queue is the kernel's: what fails here is tried again by `enter`.
+                    let _ = state.ring.submit();
+                }
                 return Ok(());
             }
-            self.state.borrow_mut().ring.submit()?;
+            state.ring.submit()?;
         }
     }
 }
