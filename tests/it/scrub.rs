@@ -45,8 +45,9 @@ fn a_damaged_block_is_found_and_told_and_not_returned() {
     // It is not returned; what lies around it is.
     rig.run(["-q", "volume", "export", "v@s", "out.img"]).with(7).saying(&["checksum"]);
     assert!(!rig.path("out.img").exists());
-    // The checksums outlive the agent that made them.
+    // The checksums outlive the agent that made them, and so does the time of the last scrub.
     rig.kill_and_wait();
+    assert!(rig.json("status")["pool"]["scrubbed_at"].is_string());
     rig.run(["-q", "volume", "export", "v@s", "out.img"]).with(7).saying(&["checksum"]);
     rig.stop_and_check();
 }

@@ -55,6 +55,7 @@ impl Agent {
     /// An agent that serves nothing yet.
     pub fn new(parts: Parts) -> Arc<Self> {
         let Parts { config, pool, devices, events, ring, supervisor, snapshots_mount } = parts;
+        let scrub = Scrub::load(&config.run_dir, &pool.info().id);
         Arc::new(Self {
             config,
             pool,
@@ -63,7 +64,7 @@ impl Agent {
             ring,
             supervisor,
             snapshots_mount,
-            scrub: Scrub::default(),
+            scrub,
             started_at: now_seconds(),
             locks: Locks::default(),
             closing: watch::Sender::new(false),

@@ -6,18 +6,28 @@ use super::events::{Subject, now_seconds};
 use api::v1;
 use api::{Error, ErrorKind, Result};
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use store::{DamagedBlock, ScrubProgress};
 use tokio::sync::mpsc::Sender;
 
-/// The scrub of the pool: one at a time. It is forgotten with the agent; the next one begins anew.
-#[derive(Default)]
-pub struct Scrub(Mutex<State>);
+/// The scrub of the pool: one at a time. How far it is outlives the agent, in its run directory.
+pub struct Scrub {
+    file: PathBuf,
+    state: Mutex<State>,
+}
 
 #[derive(Default)]
 struct State {
     running: bool,
+    kept: Kept,
+}
+
+/// What the next agent goes on from.
+#[derive(Default, Clone, Serialize, Deserialize)]
+struct Kept {
     /// Segment to go on with; 0: none was interrupted.
     next: u64,
     /// End of the last complete one, seconds since the epoch.
@@ -28,26 +38,50 @@ struct State {
 const TOLD: Duration = Duration::from_millis(200);
 
 impl Scrub {
+    /// As the last agent left it.
+    pub fn load(run_dir: &Path, pool_id: &str) -> Self {
+        let file = run_dir.join(format!("scrub-{pool_id}.json"));
+        // Without it, or when it is cut short, the next scrub begins anew.
+        let kept = std::fs::read(&file).ok().and_then(|text| serde_json::from_slice(&text).ok());
+        Self { file, state: Mutex::new(State { running: false, kept: kept.unwrap_or_default() }) }
+    }
+
     /// End of the last complete one, seconds since the epoch.
     pub fn completed_at(&self) -> Option<i64> {
-        self.0.lock().completed_at
+        self.state.lock().kept.completed_at
     }
 
     fn begin(&self, restart: bool) -> Result<u64> {
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         if state.running {
             return Err(Error::new(ErrorKind::Busy, "the pool is being scrubbed already"));
         }
         state.running = true;
-        Ok(if restart { 0 } else { state.next })
+        Ok(if restart { 0 } else { state.kept.next })
+    }
+
+    /// Has the next agent go on from here.
+    fn reach(&self, next: u64) {
+        let mut state = self.state.lock();
+        state.kept.next = next;
+        self.keep(&state.kept);
     }
 
     fn end(&self, next: u64, complete: bool) {
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         state.running = false;
-        state.next = if complete { 0 } else { next };
+        state.kept.next = if complete { 0 } else { next };
         if complete {
-            state.completed_at = Some(now_seconds());
+            state.kept.completed_at = Some(now_seconds());
+        }
+        self.keep(&state.kept);
+    }
+
+    fn keep(&self, kept: &Kept) {
+        let new = self.file.with_extension("new");
+        let text = serde_json::to_vec(kept).expect("numbers are JSON");
+        if let Err(e) = std::fs::write(&new, text).and_then(|()| std::fs::rename(&new, &self.file)) {
+            tracing::debug!(error = %e, "the next agent will scrub from the beginning");
         }
     }
 }
@@ -104,6 +138,7 @@ impl Agent {
             }
             if due {
                 told = Some(Instant::now());
+                self.scrub.reach(next);
                 if out.blocking_send(Ok(message(progress, false))).is_err() {
                     return ControlFlow::Break(());
                 }
@@ -145,7 +180,8 @@ mod tests {
 
     #[test]
     fn one_at_a_time_and_on_from_where_it_was() {
-        let scrub = Scrub::default();
+        let dir = tempfile::tempdir().unwrap();
+        let scrub = Scrub::load(dir.path(), "00ff");
         assert_eq!(scrub.begin(false).unwrap(), 0);
         assert_eq!(scrub.begin(false).unwrap_err().kind, ErrorKind::Busy);
         scrub.end(70, false);
@@ -156,6 +192,13 @@ mod tests {
         scrub.end(90, true);
         assert!(scrub.completed_at().is_some());
         assert_eq!(scrub.begin(false).unwrap(), 0);
+        // Killed in the middle: the next agent goes on.
+        scrub.reach(42);
+        let next = Scrub::load(dir.path(), "00ff");
+        assert_eq!(next.completed_at(), scrub.completed_at());
+        assert_eq!(next.begin(false).unwrap(), 42);
+        std::fs::write(dir.path().join("scrub-00ff.json"), "{\"ne").unwrap();
+        assert_eq!(Scrub::load(dir.path(), "00ff").begin(false).unwrap(), 0);
     }
 
     #[test]
