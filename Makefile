@@ -49,6 +49,15 @@ crash: ## Random crash cuts of the store for SECONDS=600, from COWSLIP_CRASH_SEE
 .PHONY: mutations
 mutations: ## The store's tests against deliberate bugs: each must be caught
 	$(CARGO) test -p store --locked --features mutations --test mutations -- --nocapture
+
+.PHONY: models
+models: ## Interleavings of gate, I/O epochs and group commit, COWSLIP_MODELS=20000 of each
+	COWSLIP_MODELS=$(or $(COWSLIP_MODELS),20000) $(CARGO) test -p store --locked --features models --test models
+
+.PHONY: miri
+miri: ## The unsafe parts that need no kernel, under Miri (a nightly Rust with the component miri)
+	MIRIFLAGS=-Zmiri-disable-isolation $(CARGO) +nightly miri test -p store --locked --lib -- io::buffer log::ring log::replay gate
+
 .PHONY: test-kubernetes
 test-kubernetes: ## The driver in a real cluster of two nodes, and csi-sanity (root; builds Kubernetes once, some 25 CPU minutes)
 	@setup/run kubernetes

@@ -166,6 +166,7 @@ impl Core {
     /// Freezes every layer and marks the log, so that both hold the same changes.
     fn cut_for_checkpoint(&self) -> Cut {
         let _alone = self.commit.write();
+        self.discarded.store(false, Ordering::Relaxed);
         let mut layers = Vec::new();
         for (id, cell) in &*self.cells.read() {
             let mut live = cell.live.write();

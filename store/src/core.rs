@@ -13,9 +13,11 @@ use crate::io::together::together;
 use crate::io::{BlockDev, Blocking, Io, Sink};
 use crate::log::Log;
 use crate::log::writer::{FlushError, MAP_FRAME, Poison};
+use crate::map::delete::Deletion;
 use crate::map::{NodeCache, tree};
 use crate::memtable::{Found, Layer, Target};
 use crate::mutation::Mutation;
+use crate::resequence::Resequencer;
 use crate::types::{Epoch, Few, Lsn, Phys, SEGMENT_BLOCKS, VersionId, VolumeId};
 use crate::volume::Volume;
 use crate::{BLOCK_BYTES, Error, Recovery, Result};
@@ -163,12 +165,17 @@ pub struct Core {
     /// Leaves that the deletions of one checkpoint visit.
     pub slice_leaves: u64,
     pub spans: AtomicU64,
+    /// Something was discarded that only a checkpoint gives back.
+    pub discarded: AtomicBool,
     pub host_full: AtomicBool,
     pub checksums: ChecksumTable,
     pub sealer: Sealer,
+    pub resequencer: Resequencer,
     pub damage: Damage,
     /// The host takes no space back.
     pub keeps_space: AtomicBool,
+    /// Blocks that deleting a version would free, and what they were counted of.
+    pub counted: Mutex<HashMap<VersionId, (Deletion, u64)>>,
 }
 
 /// A change of a head's mappings.

@@ -2,11 +2,11 @@
 
 use crate::io::port::{Waiters, block_on};
 use crate::mutation::Mutation;
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{Mutex, rest};
 use crate::types::mem;
-use parking_lot::Mutex;
 use std::future::poll_fn;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -23,9 +23,15 @@ pub struct Gate {
 struct Inside {
     ranges: Vec<Range<u64>>,
     closed: bool,
+    /// Times that anybody entered or closed it.
+    passages: u64,
     /// Who wants to enter or to close.
     waiting: Waiters,
 }
+
+/// A moment at which no change was inside.
+#[derive(Debug, Clone, Copy)]
+pub struct Still(u64);
 
 /// A change that is inside.
 pub struct Pass<'a> {
@@ -49,10 +55,34 @@ impl Gate {
                 return Poll::Pending;
             }
             i.ranges.push(range.clone());
+            i.passages += 1;
             Poll::Ready(())
         })
         .await;
         Pass { gate: self, range }
+    }
+
+    /// A mark, while nobody is inside: as long as [`Gate::is_still`] holds for it, nothing of the volume has changed.
+    pub fn still(&self) -> Option<Still> {
+        let i = self.inside.lock();
+        (!i.closed && i.ranges.is_empty()).then_some(Still(i.passages))
+    }
+
+    /// Whether nobody entered or closed the gate since the mark.
+    pub fn is_still(&self, since: Still) -> bool {
+        self.inside.lock().passages == since.0
+    }
+
+    /// Enters at once if nothing has changed since the mark.
+    pub fn enter_if_still(&self, since: Still, range: Range<u64>) -> Option<Pass<'_>> {
+        let mut i = self.inside.lock();
+        if i.passages != since.0 && !Mutation::BlindOrder.on() {
+            return None;
+        }
+        i.ranges.push(range.clone());
+        i.passages += 1;
+        drop(i);
+        Some(Pass { gate: self, range })
     }
 
     /// Lets nobody in and waits until all are out. The thread sleeps meanwhile: not for one that drives changes.
@@ -64,6 +94,7 @@ impl Gate {
                 return Poll::Pending;
             }
             i.closed = true;
+            i.passages += 1;
             Poll::Ready(())
         }));
         let closed = Closed(self);
@@ -101,14 +132,16 @@ impl Drop for Closed<'_> {
 }
 
 /// I/O epochs: what a mapping dropped is reused only when every read and write begun before the drop has
-/// ended (H18). A counter for each of two phases; the checkpointer turns the phase and waits for the old one.
+/// ended (H18). Two counters for each of two phases; the checkpointer turns the phase and waits until as many of
+/// the old one have ended as began.
 #[derive(Default)]
 pub struct IoEpochs {
     phase: AtomicU64,
-    inside: [AtomicU64; 2],
+    begun: [AtomicU64; 2],
+    ended: [AtomicU64; 2],
 }
 
-/// An I/O under way.
+/// An I/O under way; it counts as ended when dropped.
 pub struct IoGuard<'a>(&'a AtomicU64);
 
 /// Waits between two looks at the I/O that has to end.
@@ -119,27 +152,38 @@ impl IoEpochs {
     pub fn begin(&self) -> IoGuard<'_> {
         loop {
             let phase = self.phase.load(Ordering::SeqCst);
-            let counter = &self.inside[mem(phase & 1)];
-            counter.fetch_add(1, Ordering::SeqCst);
+            let side = mem(phase & 1);
+            self.begun[side].fetch_add(1, Ordering::SeqCst);
             if self.phase.load(Ordering::SeqCst) == phase {
-                return IoGuard(counter);
+                return IoGuard(&self.ended[side]);
             }
-            counter.fetch_sub(1, Ordering::SeqCst);
+            self.ended[side].fetch_add(1, Ordering::SeqCst);
         }
+    }
+
+    /// I/Os begun so far: how busy the pool is.
+    pub fn begun(&self) -> u64 {
+        self.begun.iter().map(|n| n.load(Ordering::Relaxed)).fold(0, u64::wrapping_add)
     }
 
     /// Waits for every I/O begun before the call. One caller at a time.
     pub fn wait_for_earlier(&self) {
-        let old = self.phase.fetch_add(1, Ordering::SeqCst);
-        while self.inside[mem(old & 1)].load(Ordering::SeqCst) != 0 {
-            std::thread::sleep(POLL);
+        let old = mem(self.phase.fetch_add(1, Ordering::SeqCst) & 1);
+        loop {
+            // In this order: what ended by the first look had begun by the second, so equal numbers mean that nobody
+            // was inside at the first.
+            let ended = self.ended[old].load(Ordering::SeqCst);
+            if self.begun[old].load(Ordering::SeqCst) == ended {
+                return;
+            }
+            rest(POLL);
         }
     }
 }
 
 impl Drop for IoGuard<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
+        self.0.fetch_add(1, Ordering::SeqCst);
     }
 }
 

@@ -23,7 +23,9 @@ pub mod map;
 pub mod memtable;
 pub mod mutation;
 pub mod pool;
+mod resequence;
 mod snapshot;
+mod sync;
 pub mod types;
 mod volume;
 
@@ -32,6 +34,7 @@ pub use error::{Error, ErrorKind, Result};
 pub use info::*;
 pub use integrity::{DamagedBlock, ScrubProgress, ScrubReport};
 pub use pool::{InitOptions, OpenOptions, Pool};
+pub use resequence::{Placement, Resequencing};
 pub use snapshot::Snapshot;
 pub use types::BLOCK_BYTES;
 pub use volume::{Volume, VolumeIo};

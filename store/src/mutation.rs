@@ -79,6 +79,8 @@ mutations! {
         "Segments count as held by the host although it refused them.";
     EarlyPunch "early-punch" "H18, H31" "crash" "nothing_acknowledged_is_lost"
         "Space goes back to the host before the checkpoint that gives it up is durable.";
+    BlindOrder "blind-order" "H36" "ordering" "h36_"
+        "Blocks are put in order although they were written meanwhile.";
     NoNodePromise "no-node-promise" "H32, H33" "hazards" "h32_"
         "A write is admitted without room for the map nodes of its merge.";
 }

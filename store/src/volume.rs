@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// An open volume. All methods may be called from many threads.
 pub struct Volume {
-    core: Arc<Core>,
+    pub(crate) core: Arc<Core>,
     id: VolumeId,
     pub(crate) gate: Gate,
     pub(crate) head: RwLock<Arc<Cell>>,
@@ -233,6 +233,9 @@ impl<I: Io> VolumeIo<'_, I> {
         let hole = Change { l: blocks.start, n, target: Target::Hole };
         core.commit(&head, &[hole], &mut reservation, 0);
         drop((io, pass));
+        if !core.discarded.swap(true, Ordering::Relaxed) {
+            core.poke();
+        }
         if core.write_through {
             core.flush(self.io).await?;
         }

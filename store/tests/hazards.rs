@@ -583,6 +583,31 @@ fn h31_freed_space_goes_back_to_the_host() {
     check_is_clean(&w);
 }
 
+/// What was discarded is given back by itself, when nothing more comes for a while.
+#[test]
+fn a_discard_is_given_back_without_being_asked_for() {
+    let mut w = World::of(64 << 20);
+    w.background = true;
+    w.open();
+    let pool = w.pool().clone();
+    pool.create_volume("v", 4096 * 4096, Labels::new()).expect("creates");
+    let v = pool.open_volume("v").expect("opens");
+    v.write_at(0, &vec![1; 4096 * 4096], false).expect("writes");
+    pool.checkpoint().expect("checkpoints");
+    let used = || pool.info().used_bytes / 4096;
+    let before = used();
+    v.discard(0, 4000 * 4096).expect("discards");
+    // Some nodes are new; a minute is for machines with other things to do.
+    for _ in 0..6000 {
+        if used() < before - 3900 {
+            assert_eq!(pool.volume("v").expect("shows").used_bytes, 96 * 4096);
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    panic!("{} blocks are in use, {before} before the discard", used());
+}
+
 /// H32, H33: fill the pool, discard one block in each leaf, delete, go on: a checkpoint never meets ENOSPC.
 #[test]
 fn h32_a_full_pool_heals() {
@@ -658,6 +683,43 @@ fn h35_a_discard_of_a_tebibyte_is_small() {
     w.pool().checkpoint().expect("checkpoints");
     assert!(w.dev.steps() - before < 20, "{} steps", w.dev.steps() - before);
     assert_eq!(read(&v, (1 << 39) / 4096), block(0));
+    check_is_clean(&w);
+}
+
+/// What a snapshot holds alone follows every change beside it, and is what deleting it gives back.
+#[test]
+fn exclusive_bytes_follow_what_changes() {
+    let (w, v) = world_with("v", 2048);
+    let pool = w.pool();
+    v.write_at(0, &vec![1; 1500 * 4096], false).expect("writes");
+    let alone = |name: &str| {
+        pool.checkpoint().expect("checkpoints");
+        let blocks = || pool.snapshot("v", name).expect("shows").exclusive_bytes / 4096;
+        assert_eq!(blocks(), blocks(), "nothing has changed");
+        blocks()
+    };
+    snapshot(pool, "v", "a").expect("cuts");
+    assert_eq!(alone("a"), 0);
+    v.write_at(0, &block(2), false).expect("writes");
+    // The block, and the nodes that led to it.
+    let one = alone("a");
+    assert!((1..=6).contains(&one), "{one}");
+    v.write_at(4096, &block(2).repeat(9), false).expect("writes");
+    assert_eq!(alone("a"), one + 9);
+    snapshot(pool, "v", "b").expect("cuts");
+    v.write_at(0, &block(3).repeat(20), false).expect("writes");
+    assert_eq!(alone("a"), one + 9, "b has what a has of these");
+    pool.clone_snapshot("v", "a", "k", Labels::new()).expect("clones");
+    assert_eq!(alone("a"), 0, "the clone holds all of it");
+    pool.delete_volume("k").expect("deletes");
+    pool.settle().expect("the deletion ends");
+    let gone = alone("b");
+    let used = || pool.info().used_bytes / 4096;
+    let before = used();
+    pool.delete_snapshot("v", "b").expect("deletes");
+    pool.settle().expect("the deletion ends");
+    let freed = before - used();
+    assert!(freed.abs_diff(gone) <= 1, "{freed} blocks came back, {gone} were told");
     check_is_clean(&w);
 }
 

@@ -311,3 +311,57 @@ fn h25_a_deleted_snapshot_is_not_read() {
     pool.checkpoint().expect("checkpoints");
     assert_clean(&w.dev, "at the end");
 }
+
+/// Durability rule 1 without a ring: a write in place is not answered before the mapping of its block is durable, also
+/// when another write made that mapping and has not been answered itself.
+#[test]
+fn h4_without_a_ring_a_write_in_place_waits_for_its_mapping() {
+    let mut w = World::of(16 << 20);
+    w.write_through = true;
+    w.open();
+    let pool = w.pool().clone();
+    let v = volume(&pool, "v", 256);
+    std::thread::scope(|s| {
+        let hold = w.dev.hold(Request::Sync, EVERYTHING);
+        let first = s.spawn(|| write(&v, 0, 0x11).expect("writes"));
+        hold.caught();
+        let second = s.spawn(|| write(&v, 0, 0x22).expect("writes"));
+        let early = give_a_chance(&second);
+        drop(hold);
+        first.join().expect("it does not panic");
+        second.join().expect("it does not panic");
+        assert!(!early, "acknowledged, and the death of the process would have taken it");
+    });
+}
+
+/// H36: blocks of which a copy is under way for the order's sake are written meanwhile: the copy does not count.
+#[test]
+fn h36_what_is_written_meanwhile_stays() {
+    let (w, pool) = pool_of(32);
+    let v = volume(&pool, "v", 512);
+    // Backwards: neighbours of the volume lie the wrong way round.
+    (0..512).rev().for_each(|l| write(&v, l, 0x11).expect("writes"));
+    pool.checkpoint().expect("checkpoints");
+    let before = v.placement().expect("looks");
+    std::thread::scope(|s| {
+        // The copy: the only write of so many blocks.
+        let hold = w.dev.hold(Request::Write, EVERYTHING);
+        let order = s.spawn(|| pool.resequence().expect("goes on or gives up"));
+        hold.caught();
+        write(&v, 7, 0x22).expect("writes in place");
+        drop(hold);
+        order.join().expect("it does not panic");
+    });
+    let mut buf = [0; 4096];
+    v.read_at(7 * 4096, &mut buf).expect("reads");
+    assert_eq!(buf, [0x22; 4096], "an older copy came over the write");
+    assert_clean(&w.dev, "after an attempt that was given up");
+    // Nobody is in the way now.
+    pool.resequence().expect("resequences");
+    let after = v.placement().expect("looks");
+    assert!(before.ios >= 256 && after.ios <= 6, "{before:?}, then {after:?}");
+    assert_eq!(before.blocks, after.blocks);
+    v.read_at(7 * 4096, &mut buf).expect("reads");
+    assert_eq!(buf, [0x22; 4096]);
+    assert_clean(&w.dev, "at the end");
+}

@@ -173,8 +173,12 @@ pub struct Pool {
     pub sealed_bytes: u64,
     /// Blocks of 4 KiB found damaged since the pool was opened.
     pub damaged_blocks: u64,
-    /// End of the last complete scrub since the agent started.
+    /// End of the last complete scrub since the host booted.
     pub scrubbed_at: Option<String>,
+    /// What puts aged volumes back in order does now.
+    pub resequencing: Option<String>,
+    /// Bytes put in order since the agent started.
+    pub resequenced_bytes: u64,
 }
 
 impl From<api::v1::Status> for Status {
@@ -204,6 +208,8 @@ impl From<api::v1::Status> for Status {
                 sealed_bytes: pool.sealed_bytes,
                 damaged_blocks: pool.damaged_blocks,
                 scrubbed_at: pool.scrubbed_at.map(|at| rfc3339(at, 0)),
+                resequencing: Some(pool.resequencing),
+                resequenced_bytes: pool.resequenced_bytes,
             },
             volumes: status.volumes,
             snapshots: status.snapshots,
@@ -229,6 +235,8 @@ impl From<store::PoolInfo> for Pool {
             sealed_bytes: pool.sealed_bytes,
             damaged_blocks: 0,
             scrubbed_at: None,
+            resequencing: None,
+            resequenced_bytes: 0,
         }
     }
 }

@@ -60,6 +60,10 @@ fn describe(status: &Status) -> Vec<(&'static str, String)> {
     properties.push(("snapshots", status.snapshots.to_string()));
     let scrubbed = status.pool.scrubbed_at.as_ref().map_or(String::new(), |at| format!(", scrubbed {at}"));
     properties.push(("checksums", format!("{} have one{scrubbed}", human(status.pool.sealed_bytes))));
+    if let Some(doing) = &status.pool.resequencing {
+        let moved = human(status.pool.resequenced_bytes);
+        properties.push(("order", format!("{doing}, {moved} put back in order")));
+    }
     if status.pending_deletions > 0 {
         properties.push(("deletions", format!("{} being freed", status.pending_deletions)));
     }

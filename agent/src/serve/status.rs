@@ -15,6 +15,7 @@ impl Agent {
         let volumes = self.pool.volumes_with(&Labels::new());
         let snapshots = self.pool.snapshots_with(&Labels::new()).len();
         let warnings = self.warnings(&pool);
+        let (resequencing, resequenced_bytes) = self.pool.resequencing();
         v1::Status {
             agent: Some(self.agent_status()),
             volumes: volumes.len() as u64,
@@ -35,6 +36,8 @@ impl Agent {
                 sealed_bytes: pool.sealed_bytes,
                 damaged_blocks: self.pool.damage().len() as u64,
                 scrubbed_at: self.scrub.completed_at(),
+                resequencing: resequencing.to_string(),
+                resequenced_bytes,
             }),
         }
     }

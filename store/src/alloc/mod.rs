@@ -32,7 +32,20 @@ pub enum Stream {
         /// Number of the leaf that will map the blocks.
         leaf: u64,
     },
+    /// Data of a volume that is put in order: only what is free in whole segments.
+    Order {
+        /// The volume.
+        volume: VolumeId,
+    },
     /// Nodes and checkpoint pages.
+    Meta,
+}
+
+/// Whose allocations go on behind each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Cursor {
+    Data(VolumeId),
+    Order(VolumeId),
     Meta,
 }
 
@@ -49,8 +62,8 @@ struct Inner {
     unbacked_segments: u64,
     reserved: u64,
     promised: u64,
-    /// Where each volume, and the metadata, goes on.
-    cursors: HashMap<Option<VolumeId>, Phys>,
+    /// Where each goes on.
+    cursors: HashMap<Cursor, Phys>,
     /// Free blocks kept for leaves: set in `used`, and free in every other respect.
     chunks: Chunks,
     rover: u64,
@@ -173,14 +186,24 @@ impl Allocator {
             Stream::Data { volume, leaf } if n < chunks::LARGEST => {
                 i.take_small(volume, leaf, n, self.first_segment)?.ok_or_else(full)?
             }
-            Stream::Data { volume, .. } => i.carve(Some(volume), n, self.first_segment)?.ok_or_else(full)?,
-            Stream::Meta => i.carve(None, n, self.first_segment)?.ok_or_else(full)?,
+            Stream::Data { volume, .. } => {
+                i.carve(Cursor::Data(volume), n, self.first_segment)?.ok_or_else(full)?
+            }
+            Stream::Order { volume } => {
+                i.carve(Cursor::Order(volume), n, self.first_segment)?.ok_or_else(full)?
+            }
+            Stream::Meta => i.carve(Cursor::Meta, n, self.first_segment)?.ok_or_else(full)?,
         };
         i.free -= len;
-        if let Stream::Data { .. } = stream {
+        if stream != Stream::Meta {
             i.reserved -= len;
         }
         Ok((p, len))
+    }
+
+    /// Whether a whole segment is free.
+    pub fn has_whole_segment(&self) -> bool {
+        self.inner.lock().whole.next(self.first_segment).is_some()
     }
 
     /// Marks blocks as used by a mapping found in the log.
@@ -381,7 +404,7 @@ impl Inner {
             return Ok(Some(found));
         }
         let size = self.chunks.next_size(volume, leaf).max(n);
-        let Some((p, len)) = self.carve(Some(volume), size, first)? else { return Ok(None) };
+        let Some((p, len)) = self.carve(Cursor::Data(volume), size, first)? else { return Ok(None) };
         if size > n && len > n {
             for (p, n) in self.chunks.keep(volume, leaf, (p.plus(n), len - n), size) {
                 self.mark(p, n, false)?;
@@ -391,24 +414,24 @@ impl Inner {
     }
 
     /// Marks at most `n` consecutive free blocks as used.
-    fn carve(&mut self, volume: Option<VolumeId>, n: u64, first: u64) -> Result<Option<(Phys, u64)>> {
-        let mut found = self.find(volume, n, first);
-        if found.is_none() {
+    fn carve(&mut self, whose: Cursor, n: u64, first: u64) -> Result<Option<(Phys, u64)>> {
+        let mut found = self.find(whose, n, first);
+        if found.is_none() && !matches!(whose, Cursor::Order(_)) {
             for (p, n) in self.chunks.dissolve() {
                 self.mark(p, n, false)?;
             }
-            found = self.find(volume, n, first);
+            found = self.find(whose, n, first);
         }
         let Some((p, len)) = found else { return Ok(None) };
         self.mark(p, len, true)?;
-        self.cursors.insert(volume, p.plus(len));
+        self.cursors.insert(whose, p.plus(len));
         Ok(found)
     }
 
-    /// Goes on where the volume was, then in a whole free segment, then in any hole.
-    fn find(&mut self, volume: Option<VolumeId>, n: u64, first: u64) -> Option<(Phys, u64)> {
+    /// Goes on where it was, then in a whole free segment, then in any hole.
+    fn find(&mut self, whose: Cursor, n: u64, first: u64) -> Option<(Phys, u64)> {
         let at = |s: u64, (start, len): (u64, u64)| (Phys(s * SEGMENT_BLOCKS + start), len);
-        if let Some(c) = self.cursors.get(&volume).copied() {
+        if let Some(c) = self.cursors.get(&whose).copied() {
             // A cursor at the end of its segment has run out of it.
             let from = c.0 % SEGMENT_BLOCKS;
             if from != 0
@@ -419,7 +442,8 @@ impl Inner {
             }
         }
         let from = self.rover.max(first);
-        let found = self.whole.next_around(from).or_else(|| self.partial.next_around(from))?;
+        let hole = || self.partial.next_around(from).filter(|_| !matches!(whose, Cursor::Order(_)));
+        let found = self.whole.next_around(from).or_else(hole)?;
         self.rover = found;
         self.used.run(found, 0, n).map(|run| at(found, run))
     }

@@ -16,7 +16,7 @@ mod table;
 
 pub use damage::{Damage, DamagedBlock};
 pub use scrub::{ScrubProgress, ScrubReport};
-pub use seal::{Sealer, run as run_sealer};
+pub use seal::{Sealer, next_leaf, run as run_sealer};
 pub use table::{ChecksumTable, Sealed};
 
 use crate::core::{Cell, Core};

@@ -8,9 +8,7 @@ use std::future::Future;
 use std::io;
 use std::ops::Range;
 use std::pin::pin;
-use std::sync::Arc;
-use std::task::{Context, Poll, Wake, Waker};
-use std::thread::Thread;
+use std::task::{Context, Poll, Waker};
 
 /// A buffer that the kernel knows by its number in the thread's ring, or a part of it. Nobody can look into it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -213,34 +211,48 @@ pub fn ready<F: Future>(future: F) -> F::Output {
     }
 }
 
-struct Unpark(Thread);
+#[cfg(feature = "models")]
+pub use shuttle::future::block_on;
+#[cfg(not(feature = "models"))]
+pub use thread::block_on;
 
-impl Wake for Unpark {
-    fn wake(self: Arc<Self>) {
-        self.0.unpark();
-    }
-    fn wake_by_ref(self: &Arc<Self>) {
-        self.0.unpark();
-    }
-}
+#[cfg(not(feature = "models"))]
+mod thread {
+    use std::future::Future;
+    use std::pin::pin;
+    use std::sync::Arc;
+    use std::task::{Context, Poll, Wake, Waker};
+    use std::thread::Thread;
 
-thread_local! {
-    static WAKER: Waker = Waker::from(Arc::new(Unpark(std::thread::current())));
-}
+    struct Unpark(Thread);
 
-/// Drives a future on this thread, which sleeps while the future waits.
-pub fn block_on<F: Future>(future: F) -> F::Output {
-    let mut future = pin!(future);
-    WAKER.with(|waker| {
-        let mut cx = Context::from_waker(waker);
-        loop {
-            if let Poll::Ready(out) = future.as_mut().poll(&mut cx) {
-                return out;
-            }
-            // A wake-up that came meanwhile is kept, so that this returns at once.
-            std::thread::park();
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
         }
-    })
+        fn wake_by_ref(self: &Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+
+    thread_local! {
+        static WAKER: Waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    }
+
+    /// Drives a future on this thread, which sleeps while the future waits.
+    pub fn block_on<F: Future>(future: F) -> F::Output {
+        let mut future = pin!(future);
+        WAKER.with(|waker| {
+            let mut cx = Context::from_waker(waker);
+            loop {
+                if let Poll::Ready(out) = future.as_mut().poll(&mut cx) {
+                    return out;
+                }
+                // A wake-up that came meanwhile is kept, so that this returns at once.
+                std::thread::park();
+            }
+        })
+    }
 }
 
 /// Wakers of those who wait for a change of some state; kept beside that state, under its lock.

@@ -19,6 +19,19 @@ pub enum Fault {
     Eio,
     /// ENOSPC.
     NoSpace,
+    /// Only the first half of the bytes is transferred.
+    Short,
+}
+
+/// A fault that waits for its request.
+#[derive(Clone)]
+struct Trap {
+    what: Request,
+    /// Bytes.
+    range: Range<u64>,
+    /// Such requests that pass before.
+    skip: u64,
+    fault: Fault,
 }
 
 /// Kind of a request that is to be held back.
@@ -108,6 +121,7 @@ struct State {
     dies_at: Option<u64>,
     /// One request of this step fails.
     fault: Option<(u64, Fault)>,
+    trap: Option<Trap>,
     /// Bytes that `back` may still hand out; None: no limit.
     room: Option<u64>,
     backed: std::collections::HashSet<u64>,
@@ -209,6 +223,17 @@ impl SimDev {
         self.state.lock().fault = Some((n, fault));
     }
 
+    /// The next request of this kind that touches these bytes fails, after `skip` others. A later call replaces an
+    /// earlier one.
+    pub fn fail_next(&self, what: Request, range: Range<u64>, skip: u64, fault: Fault) {
+        self.state.lock().trap = Some(Trap { what, range, skip, fault });
+    }
+
+    /// Whether the request of [`SimDev::fail_next`] has come.
+    pub fn has_failed(&self) -> bool {
+        self.state.lock().trap.is_none()
+    }
+
     /// Limits what the host can still allocate.
     pub fn set_room(&self, bytes: Option<u64>) {
         self.state.lock().room = bytes;
@@ -236,6 +261,7 @@ impl SimDev {
         state.died_in_write = false;
         state.hold = None;
         state.dies_at = None;
+        state.trap = None;
         state.fault = None;
         state.steps = 0;
         Self { len: self.len, state: Arc::new(Mutex::new(state)) }
@@ -247,6 +273,7 @@ impl SimDev {
         let mut state = self.state.lock().clone();
         state.hold = None;
         state.dies_at = None;
+        state.trap = None;
         state.fault = None;
         state.steps = 0;
         Self { len: self.len, state: Arc::new(Mutex::new(state)) }
@@ -286,16 +313,35 @@ impl SimDev {
         }
     }
 
+    /// The fault that waits for this request.
+    fn sprung(s: &mut State, what: Request, offset: u64, len: usize) -> Option<Fault> {
+        let trap = s.trap.as_mut()?;
+        let touches = offset < trap.range.end && trap.range.start < offset + len as u64;
+        if trap.what != what || !(touches || what == Request::Sync) {
+            return None;
+        }
+        if trap.skip > 0 {
+            trap.skip -= 1;
+            return None;
+        }
+        s.trap.take().map(|t| t.fault)
+    }
+
+    fn error(fault: Fault) -> io::Error {
+        match fault {
+            Fault::Eio => io::Error::from_raw_os_error(libc::EIO),
+            Fault::NoSpace => io::Error::from_raw_os_error(libc::ENOSPC),
+            Fault::Short => io::Error::new(io::ErrorKind::UnexpectedEof, "a short transfer"),
+        }
+    }
+
     fn step(s: &mut State) -> io::Result<()> {
         s.steps += 1;
         if s.dies_at.is_some_and(|n| s.steps >= n) {
             return Err(io::Error::other("the process is dead"));
         }
         match s.fault {
-            Some((n, fault)) if n == s.steps => Err(io::Error::from_raw_os_error(match fault {
-                Fault::Eio => libc::EIO,
-                Fault::NoSpace => libc::ENOSPC,
-            })),
+            Some((n, fault)) if n == s.steps => Err(Self::error(fault)),
             _ => Ok(()),
         }
     }
@@ -321,7 +367,8 @@ impl BlockDev for SimDev {
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "read beyond the end of the pool"));
         }
         self.wait(Request::Read, offset, buf.len());
-        let s = self.state.lock();
+        let mut s = self.state.lock();
+        let fault = Self::sprung(&mut s, Request::Read, offset, buf.len());
         for (block, out) in s.base[mem(offset / BLOCK as u64)..].iter().zip(buf.chunks_mut(BLOCK)) {
             match block {
                 Some(block) => out.copy_from_slice(&block[..out.len()]),
@@ -335,6 +382,11 @@ impl BlockDev for SimDev {
                 let pos = |x: u64, base: u64| usize::try_from(x - base).expect("in memory");
                 buf[pos(from, offset)..pos(to, offset)].copy_from_slice(&bytes[pos(from, *at)..pos(to, *at)]);
             }
+        }
+        if let Some(fault) = fault {
+            let kept = if fault == Fault::Short { buf.len() / 2 } else { 0 };
+            buf[kept..].fill(0xee);
+            return Err(Self::error(fault));
         }
         Ok(())
     }
@@ -352,6 +404,12 @@ impl BlockDev for SimDev {
                 "block {block} was given back to the host and is written"
             );
         }
+        if let Some(fault) = Self::sprung(&mut s, Request::Write, offset, buf.len()) {
+            if fault == Fault::Short {
+                s.pending.push((offset, buf[..buf.len() / 2].to_vec()));
+            }
+            return Err(Self::error(fault));
+        }
         let result = Self::step(&mut s);
         // The write at which the process dies may still land: it is pending like any other.
         if result.is_ok() || s.dies_at == Some(s.steps) {
@@ -364,6 +422,9 @@ impl BlockDev for SimDev {
     fn sync(&self) -> io::Result<()> {
         self.wait(Request::Sync, 0, 0);
         let mut s = self.state.lock();
+        if let Some(fault) = Self::sprung(&mut s, Request::Sync, 0, 0) {
+            return Err(Self::error(fault));
+        }
         Self::step(&mut s)?;
         Self::settle(&mut s);
         Ok(())

@@ -14,13 +14,13 @@ use crate::format::record::{MAP_BYTES, Record};
 use crate::io::port::Waiters;
 use crate::io::{AlignedBuf, Io, Source};
 use crate::mutation::Mutation;
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::types::{BLOCK, BLOCK_BYTES, Lsn, mem};
 use crate::{Error, Result};
-use parking_lot::Mutex;
 use std::borrow::Borrow;
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Poll, Waker};
 
 /// Log blocks written by one request.

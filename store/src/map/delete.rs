@@ -9,8 +9,8 @@ use crate::format::node::{Child, LEAF_ENTRIES, Root, span};
 use crate::mutation::Mutation;
 use crate::types::{Epoch, Phys};
 
-/// A version that goes, and its neighbours.
-#[derive(Debug, Clone, Copy)]
+/// A version that goes, and its neighbours. Equal ones free the same blocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Deletion {
     /// Its map.
     pub root: Root,

@@ -115,7 +115,8 @@ impl Core {
         done
     }
 
-    fn open_handle(&self, id: VolumeId) -> Option<Arc<Volume>> {
+    /// The open volume with that id.
+    pub fn open_handle(&self, id: VolumeId) -> Option<Arc<Volume>> {
         self.volumes.lock().get(&id).and_then(std::sync::Weak::upgrade)
     }
 }
@@ -209,6 +210,8 @@ impl Pool {
         let _op = core.ops.lock();
         core.writable()?;
         let volume = {
+            // A volume that the re-sequencer looks at just now is not open for that.
+            let _paused = core.resequencer.pause();
             let catalog = core.catalog.lock();
             let (v, _) = catalog.live_volume(name)?;
             if v.attached || core.open_handle(v.id).is_some() {

@@ -177,7 +177,8 @@ impl Pool {
     }
 
     /// Blocks that deleting the version would free now, as of the last checkpoint. A version with clones
-    /// frees nothing. Unreadable nodes count nothing: `check` tells them.
+    /// frees nothing. Unreadable nodes count nothing: `check` tells them. Counted anew only when its tree or a
+    /// neighbour's has changed.
     fn exclusive(&self, catalog: &Catalog, v: &Version) -> u64 {
         if catalog.children_of(v.id).len() > 1 {
             return 0;
@@ -190,13 +191,26 @@ impl Pool {
         if let Some(child) = catalog.children_of(v.id).first() {
             d.child = current(*child).ok().or(d.child);
         }
+        if let Some((of, blocks)) = self.core.counted.lock().get(&v.id)
+            && *of == d
+        {
+            return *blocks;
+        }
         let mut blocks = 0;
         let mut unlimited = u64::MAX;
         let walked = walk(&self.core.cache, d, 0, &mut unlimited, |_| {
             blocks += 1;
             Ok(())
         });
-        if walked.is_ok() { blocks } else { 0 }
+        if walked.is_err() {
+            return 0;
+        }
+        let mut counted = self.core.counted.lock();
+        if counted.len() > catalog.versions.len() {
+            counted.retain(|id, _| catalog.versions.contains_key(id));
+        }
+        counted.insert(v.id, (d, blocks));
+        blocks
     }
 
     /// Whether the host could not give the pool more space when it was last asked.

@@ -19,6 +19,7 @@ use crate::log::ring::{Binding, SharedBytes};
 use crate::log::writer::{Poison, Resume};
 use crate::log::{Log, Ring};
 use crate::map::NodeCache;
+use crate::resequence::{self, Resequencer};
 use crate::types::{BLOCK, BLOCK_BYTES, Lsn, Phys, VersionId, mem};
 use crate::{Error, Recovery, Result};
 use parking_lot::{Condvar, Mutex, RwLock};
@@ -26,7 +27,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use zerocopy::FromBytes;
 
 /// How to open a pool.
@@ -131,6 +132,7 @@ impl Pool {
         if background {
             pool.start("checkpointer", checkpointer)?;
             pool.start("sealer", run_sealer)?;
+            pool.start("resequencer", resequence::run)?;
         }
         Ok(pool)
     }
@@ -367,6 +369,7 @@ fn open_core(dev: Arc<dyn BlockDev>, environment: Environment<'_>) -> Result<Cor
         cache: NodeCache::new(dev.clone(), cache_bytes),
         checksums: ChecksumTable::new(dev.clone(), layout.crctab.0),
         sealer: Sealer::default(),
+        resequencer: Resequencer::default(),
         damage: Damage::default(),
         dev,
         path,
@@ -384,6 +387,7 @@ fn open_core(dev: Arc<dyn BlockDev>, environment: Environment<'_>) -> Result<Cor
         commit: RwLock::new(()),
         catalog: Mutex::new(state.catalog),
         spans: AtomicU64::new(state.cells.values().map(|c| c.live.read().active.len() as u64).sum()),
+        discarded: AtomicBool::new(false),
         cells: RwLock::new(state.cells),
         volumes: Mutex::new(HashMap::new()),
         ops: Mutex::new(()),
@@ -399,6 +403,7 @@ fn open_core(dev: Arc<dyn BlockDev>, environment: Environment<'_>) -> Result<Cor
         slice_leaves,
         host_full: AtomicBool::new(false),
         keeps_space: AtomicBool::new(false),
+        counted: Mutex::default(),
     };
     if !read_only {
         let mut state = core.checkpoint.lock();
@@ -431,13 +436,34 @@ fn recover_ring(
 
 /// Longest sleep of the checkpointer.
 const IDLE: Duration = Duration::from_secs(5);
+/// Without a new record for so long, what was discarded is given back by a checkpoint of its own.
+const QUIET: Duration = Duration::from_secs(1);
+
+/// How long nothing was mapped or dropped.
+struct Silence {
+    head: Lsn,
+    since: Instant,
+}
+
+impl Silence {
+    /// Whether something was discarded and nothing came after it for a while.
+    fn is_long(&mut self, core: &Core) -> bool {
+        let head = core.log.head();
+        if head != self.head {
+            *self = Self { head, since: Instant::now() };
+        }
+        core.discarded.load(Ordering::Relaxed) && self.since.elapsed() >= QUIET
+    }
+}
 
 /// The checkpointer's thread: backs the pool file ahead of need, runs checkpoints, goes on with deletions.
 fn checkpointer(core: &Core) {
+    let mut silence = Silence { head: core.log.head(), since: Instant::now() };
     loop {
         let mut o = core.orders.lock();
         if !o.stop && !o.poke && o.checkpoint.is_answered() && o.backing.is_answered() {
-            core.ordered.wait_for(&mut o, IDLE);
+            let most = if core.discarded.load(Ordering::Relaxed) { QUIET } else { IDLE };
+            core.ordered.wait_for(&mut o, most);
         }
         if o.stop {
             let woken = o.waiting.take();
@@ -449,7 +475,7 @@ fn checkpointer(core: &Core) {
         let (asked, back) = (!checkpoint.is_answered(), !backing.is_answered());
         drop(o);
         core.back_more(back);
-        if asked || (!core.poison.is_set() && has_work(core)) {
+        if asked || (!core.poison.is_set() && (silence.is_long(core) || has_work(core))) {
             // Errors have poisoned the pool; whoever waits sees that.
             let _ = core.run_checkpoint();
         }

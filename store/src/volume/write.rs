@@ -125,10 +125,12 @@ impl<I: Io> VolumeIo<'_, I> {
             Source::Registered(_) => return Err(partly_registered()),
         };
         let plan = self.plan(blocks.start, places, reservation.as_deref_mut())?;
-        let durable = fua && in_place && (Mutation::FuaUndurable.on() || places.iter().all(|p| p.durable));
+        let mapped = places.iter().all(|p| p.durable);
+        let durable = fua && in_place && (mapped || Mutation::FuaUndurable.on());
         self.write_pieces(plan.pieces.as_slice(), from, durable).await?;
         let Some(reservation) = reservation.filter(|_| !in_place) else {
-            return Ok(Some(durable || !fua));
+            // Without a ring the death of the process takes a mapping that is not durable, and this write with it.
+            return Ok(Some(durable || (!fua && (mapped || !core.write_through))));
         };
         core.commit(&head, plan.records.as_slice(), reservation, plan.grown);
         Ok(Some(false))

@@ -64,6 +64,8 @@ pub enum Op {
     Checkpoint,
     /// Every block that a snapshot holds gets its checksum.
     Seal,
+    /// Open volumes are put in order.
+    Resequence,
     Create {
         name: String,
         blocks: u64,
@@ -225,6 +227,9 @@ impl World {
             Err(e) if matches!(e.kind(), store::ErrorKind::Io | store::ErrorKind::Poisoned) => {
                 return Err(e.to_string());
             }
+            Err(e) if e.kind() == store::ErrorKind::NoSpace && self.pool.is_none() => {
+                return Err(e.to_string());
+            }
             Err(e) if e.kind() == store::ErrorKind::NoSpace => {
                 // Blocks that were written before room ran out are allowed to be there.
                 self.pool().flush().map_err(|e| e.to_string())?;
@@ -279,6 +284,13 @@ impl World {
             }
             Op::Seal => {
                 pool.seal()?;
+                self.model.flushed();
+            }
+            Op::Resequence => {
+                let open: Vec<_> = self.model.volumes.keys().map(|v| pool.open_volume(v)).collect();
+                pool.checkpoint()?;
+                pool.resequence()?;
+                drop(open);
                 self.model.flushed();
             }
             Op::Reopen => {
@@ -695,7 +707,8 @@ pub fn random_op(m: &Model, r: &mut Rng) -> Op {
         58..61 => Op::Zeroes { volume, l, n },
         61..70 => Op::Flush,
         70..74 => Op::Checkpoint,
-        74..76 => Op::Seal,
+        74..75 => Op::Seal,
+        75..76 => Op::Resequence,
         76..84 => {
             let mut of = vec![(volume.clone(), format!("s{}", r.below(6)))];
             if let Some(other) = names.iter().find(|n| ***n != volume)
