@@ -4,7 +4,10 @@
 //! same machine. Nothing here fails by a clock: it prints a table and writes it where `--out` says.
 #![allow(missing_docs, unsafe_code)] // a program of its own; making a ring promises that no future is forgotten
 
+mod ageing;
+mod instructions;
 mod jobs;
+mod memory;
 mod null;
 mod peer;
 mod report;
@@ -50,6 +53,12 @@ fn options() -> Result<Options, String> {
             "--rounds" => options.rounds = usize::try_from(number(value()?)?).unwrap_or(5).max(1),
             "--seconds" => options.seconds = number(value()?)?.max(1),
             "--only" => options.only = value()?,
+            // For valgrind; nobody else calls it so.
+            "--repeat" => {
+                let (work, count) = (value()?, number(value()?)?);
+                instructions::repeat(&work, count);
+                std::process::exit(0);
+            }
             _ => return Err(format!("{arg} is not known\n{USAGE}")),
         }
     }
@@ -62,6 +71,9 @@ fn main() -> std::process::ExitCode {
         let mut report = Report::new(&options);
         null::run(&options, &mut report);
         jobs::run(&options, &mut report)?;
+        ageing::run(&options, &mut report)?;
+        memory::run(&options, &mut report)?;
+        instructions::run(&options, &mut report)?;
         report.finish(&options)
     };
     match run() {

@@ -16,7 +16,7 @@ use store::pool::{Environment, format_device, ring_bytes};
 use store::{Consistency, Labels, Pool, SnapshotSpec, Volume};
 
 /// Keeps blocks that are not zeros (the metadata; these jobs write zeros as data) and counts what is written.
-struct NullDev {
+pub struct NullDev {
     len: u64,
     blocks: Mutex<HashMap<u64, Box<[u8]>>>,
     written: AtomicU64,
@@ -60,7 +60,7 @@ impl BlockDev for NullDev {
 }
 
 /// A ring that does nothing, at once.
-struct Nothing;
+pub struct Nothing;
 
 impl Io for Nothing {
     async fn read(&self, _: u64, _: Sink<'_>) -> io::Result<()> {
@@ -74,9 +74,16 @@ impl Io for Nothing {
     }
 }
 
-fn pool(len: u64, volume: u64) -> (Arc<NullDev>, Arc<Pool>, Arc<Volume>) {
+/// A pool of `len` bytes with a volume; `background`: with threads of its own.
+pub fn pool(len: u64, volume: u64, background: bool) -> (Arc<NullDev>, Arc<Pool>, Arc<Volume>) {
     let dev = NullDev { len, blocks: Mutex::default(), written: AtomicU64::new(0) };
     let dev = Arc::new(dev);
+    let (pool, volume) = pool_on(dev.clone(), volume, background);
+    (dev, pool, volume)
+}
+
+/// The same on a device of the caller's.
+pub fn pool_on(dev: Arc<dyn BlockDev>, volume: u64, background: bool) -> (Arc<Pool>, Arc<Volume>) {
     let log = 128 << 20;
     format_device(&*dev, log).expect("a pool fits");
     let environment = Environment {
@@ -84,14 +91,22 @@ fn pool(len: u64, volume: u64) -> (Arc<NullDev>, Arc<Pool>, Arc<Volume>) {
         boot_id: [1; 16],
         ring: &mut |_, _| Ok(Ring::heap(SharedBytes::new(ring_bytes(log / BLOCK)))),
         read_only: false,
-        background: true,
+        background,
         cache_bytes: 64 << 20,
         slice_leaves: 16_384,
     };
-    let pool = Pool::open_on(dev.clone(), environment).expect("opens");
+    let pool = Pool::open_on(dev, environment).expect("opens");
     pool.create_volume("v", volume, Labels::new()).expect("creates");
     let volume = pool.open_volume("v").expect("opens");
-    (dev, pool, volume)
+    (pool, volume)
+}
+
+/// Writes every eighth block alone, from the end on.
+pub fn fragmented(volume: &Volume) {
+    let zeros = vec![0; 4096];
+    for l in (0..volume.size_bytes() / BLOCK / 8).rev() {
+        volume.write_at(8 * l * BLOCK, &zeros, false).expect("writes");
+    }
 }
 
 /// Runs the jobs that were asked for.
@@ -108,7 +123,7 @@ pub fn run(options: &Options, report: &mut Report) {
 
 /// Look up and submit, one thread, nothing below. By the thread's processor time: a core's worth of requests.
 fn lookups(options: &Options, report: &mut Report) {
-    let (_dev, pool, volume) = pool(16 * GIB, 8 * GIB);
+    let (_dev, pool, volume) = pool(16 * GIB, 8 * GIB, true);
     let blocks = volume.size_bytes() / BLOCK;
     let zeros = vec![0; 4096];
     let mut rng = Rng(3);
@@ -144,7 +159,7 @@ fn lookups(options: &Options, report: &mut Report) {
 /// Bytes written to the pool for each byte of 4 KiB random writes, before and after a snapshot, up to and with the
 /// checkpoint that ends them; one more begins by itself on the way.
 fn amplification(report: &mut Report, name: &str, size: u64) {
-    let (dev, pool, volume) = pool(64 * GIB, size);
+    let (dev, pool, volume) = pool(64 * GIB, size, true);
     let blocks = size / BLOCK;
     let zeros = vec![0; 4096];
     let mut rng = Rng(5);

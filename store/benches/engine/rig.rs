@@ -49,11 +49,16 @@ fn shown(e: impl std::fmt::Display) -> String {
 impl Rig {
     /// A pool with a volume that was written once from begin to end.
     pub fn new(parent: &std::path::Path) -> Result<Self, String> {
+        Self::of(parent, VOLUME)
+    }
+
+    /// The same with a volume of that many bytes.
+    pub fn of(parent: &std::path::Path, volume_bytes: u64) -> Result<Self, String> {
         let dir = tempfile::Builder::new().prefix("bench-").tempdir_in(parent).map_err(shown)?;
         let ring = tempfile::tempdir_in("/dev/shm").map_err(shown)?;
         let size = InitOptions { size_bytes: Some(POOL), ..InitOptions::default() };
         Pool::init(dir.path(), &size).map_err(shown)?;
-        let (pool, volume) = open(dir.path(), ring.path(), 64 << 20)?;
+        let (pool, volume) = open(dir.path(), ring.path(), 64 << 20, volume_bytes)?;
         let rig = Self { dir, ring, pool, volume, snapshots: 0 };
         rig.fill()?;
         Ok(rig)
@@ -62,10 +67,11 @@ impl Rig {
     /// Opens the pool again with a node cache of that many bytes.
     pub fn reopen(self, cache_bytes: u64) -> Result<Self, String> {
         let Self { dir, ring, pool, volume, snapshots } = self;
+        let bytes = volume.size_bytes();
         drop(volume);
         pool.close().map_err(shown)?;
         drop(pool);
-        let (pool, volume) = open(dir.path(), ring.path(), cache_bytes)?;
+        let (pool, volume) = open(dir.path(), ring.path(), cache_bytes, bytes)?;
         Ok(Self { dir, ring, pool, volume, snapshots })
     }
 
@@ -74,7 +80,7 @@ impl Rig {
         let mut buf = AlignedBuf::zeroed(1 << 20);
         let mut rng = Rng(7);
         buf.fill_with(|| rng.next().to_le_bytes()[0]);
-        for offset in (0..VOLUME).step_by(1 << 20) {
+        for offset in (0..self.volume.size_bytes()).step_by(1 << 20) {
             self.volume.write_at(offset, &buf, false).map_err(shown)?;
         }
         self.pool.checkpoint().map_err(shown)
@@ -103,11 +109,12 @@ fn open(
     dir: &std::path::Path,
     ring: &std::path::Path,
     cache_bytes: u64,
+    volume_bytes: u64,
 ) -> Result<(Arc<Pool>, Arc<Volume>), String> {
     let options = OpenOptions { ring_dir: Some(ring.into()), wait_for_lock: true, cache_bytes };
     let pool = Pool::open(dir, &options).map_err(shown)?;
     if pool.volumes().is_empty() {
-        pool.create_volume("v", VOLUME, Labels::new()).map_err(shown)?;
+        pool.create_volume("v", volume_bytes, Labels::new()).map_err(shown)?;
     }
     let volume = pool.open_volume("v").map_err(shown)?;
     Ok((pool, volume))
