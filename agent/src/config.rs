@@ -65,6 +65,8 @@ pub struct Config {
     pub allow_other: bool,
     /// Owners and groups as they are shown in it.
     pub owners: Owners,
+    /// Name or number of the user whose processes parse what is shown in it.
+    pub snapshots_user: Option<String>,
     /// How volumes become block devices.
     pub transport: Transport,
     /// Whether ublk goes without copies where the kernel offers it.
@@ -94,6 +96,7 @@ struct File {
     allow_other: Option<bool>,
     snapshots_uid_map: Option<Vec<String>>,
     snapshots_gid_map: Option<Vec<String>>,
+    snapshots_user: Option<String>,
     transport: Option<Transport>,
     ublk_zero_copy: Option<bool>,
     device_dir: Option<PathBuf>,
@@ -221,6 +224,7 @@ fn resolve(options: &AgentOptions, file: File) -> Result<Config> {
             users: id_map(file.snapshots_uid_map.as_ref()).unwrap_or_default(),
             groups: id_map(file.snapshots_gid_map.as_ref()).unwrap_or_default(),
         },
+        snapshots_user: file.snapshots_user,
         transport: options.transport.or(file.transport).unwrap_or_default(),
         ublk_zero_copy: file.ublk_zero_copy.unwrap_or(true),
         device_dir: file.device_dir.unwrap_or_else(|| "/dev/cowslip".into()),
@@ -266,6 +270,7 @@ mod tests {
         let expected = Config {
             socket_group: Some("root".into()),
             ring_dir: Some("/run/cowslip/ring".into()),
+            snapshots_user: Some("cowslip-view".into()),
             ..defaults
         };
         assert_eq!(sample, expected);

@@ -6,6 +6,9 @@ use std::{
     sync::Arc,
 };
 
+/// Bytes of a block that has an identity.
+const IDENTITY_STEP: usize = 4096;
+
 /// Concurrent positional reads of something that does not change.
 pub trait BlockRead: Send + Sync {
     /// Fills `buf` from byte `offset`. Any alignment. Reading past the end is [`crate::Error::Corrupt`]
@@ -20,6 +23,10 @@ pub trait BlockRead: Send + Sync {
     /// Identity of the 4 KiB block at `offset`: equal identities hold equal bytes, for ever. None: not known.
     fn identity(&self, _offset: u64) -> Option<(u64, u64)> {
         None
+    }
+    /// The identities of the blocks that hold the bytes `range`; None: one of them is not known.
+    fn identities(&self, range: Range<u64>) -> Option<Vec<(u64, u64)>> {
+        range.step_by(IDENTITY_STEP).map(|at| self.identity(at)).collect()
     }
     /// `len` bytes from byte `offset`: a view of the source's cache where it has one, else a copy.
     ///

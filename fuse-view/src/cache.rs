@@ -136,18 +136,15 @@ impl CachedBlocks {
             return key;
         }
         let range = unit.range();
-        let blocks = (range.start..range.end.min(self.inner.len())).step_by(4096);
-        let identities: Option<Vec<(u64, u64)>> = blocks.map(|at| self.inner.identity(at)).collect();
+        let end = range.end.min(self.inner.len());
         // A short unit at the end of a source is another unit than a long one of the same blocks.
-        let len = range.end.min(self.inner.len()).saturating_sub(range.start);
-        match identities {
-            Some(identities) => {
-                let key = self.budget.key(&(identities, len));
-                shared.names.insert((self.source, unit), key);
-                key
-            }
+        let key = match self.inner.identities(range.start..end) {
+            Some(identities) => self.budget.key(&(identities, end.saturating_sub(range.start))),
             None => unit.name_in(self.source),
-        }
+        };
+        // Also where it has none: finding that out may cost as much.
+        shared.names.insert((self.source, unit), key);
+        key
     }
 
     /// The cached unit that holds byte `at`, read if need be, and where it starts.
@@ -236,6 +233,10 @@ impl BlockRead for CachedBlocks {
 
     fn identity(&self, offset: u64) -> Option<(u64, u64)> {
         self.inner.identity(offset)
+    }
+
+    fn identities(&self, range: Range<u64>) -> Option<Vec<(u64, u64)>> {
+        self.inner.identities(range)
     }
 
     fn piece(&self, offset: u64, len: usize) -> Result<Piece> {

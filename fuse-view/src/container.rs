@@ -8,6 +8,7 @@ use crate::source::Slice;
 use crate::{BlockRead, Error, Result};
 use bytes::{le16, le32, u8_at};
 use gptman::{GPTHeader, GPTPartitionEntry};
+use serde::{Deserialize, Serialize};
 use std::io::Cursor;
 use std::sync::Arc;
 
@@ -21,7 +22,7 @@ const MAX_GPT_ENTRIES: u32 = 4096;
 const GPT_ENTRY: u32 = 128;
 
 /// One partition of a table.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Partition {
     /// Number as Linux counts: `p1` is 1; logical ones start at 5.
     pub number: u32,

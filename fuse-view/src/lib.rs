@@ -19,6 +19,7 @@ pub mod tree;
 pub mod versions;
 pub mod view;
 pub mod walk;
+pub mod worker;
 
 pub use block::{BlockRead, Piece};
 pub use error::{Error, Result};

@@ -94,6 +94,13 @@ impl BlockRead for Slice {
         self.whole.identity(self.start + offset)
     }
 
+    fn identities(&self, range: Range<u64>) -> Option<Vec<(u64, u64)>> {
+        if !self.start.is_multiple_of(store::BLOCK_BYTES) || range.end > self.len {
+            return None;
+        }
+        self.whole.identities(self.start + range.start..self.start + range.end)
+    }
+
     fn piece(&self, offset: u64, len: usize) -> Result<Piece> {
         check_range(offset, len, self.len)?;
         self.whole.piece(self.start + offset, len)

@@ -1,13 +1,14 @@
 //! What every file system looks like from outside: files addressed by inode, names as bytes.
 
 use crate::Result;
+use serde::{Deserialize, Serialize};
 use std::ops::Range;
 
 /// Inode number inside one file system.
 pub type Ino = u64;
 
 /// Type of a file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum FileKind {
     /// Regular file.
     File,
@@ -26,7 +27,7 @@ pub enum FileKind {
 }
 
 /// A time stamp: seconds since the epoch (negative before 1970) and nanoseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 pub struct Timestamp {
     /// Seconds.
     pub seconds: i64,
@@ -35,7 +36,7 @@ pub struct Timestamp {
 }
 
 /// Attributes of one inode.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attr {
     /// Inode number.
     pub ino: Ino,
@@ -66,7 +67,7 @@ pub struct Attr {
 }
 
 /// One name in a directory.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DirEntry {
     /// Name; bytes, not necessarily UTF-8. Never `.` or `..`, never empty, never with `/` or NUL.
     pub name: Vec<u8>,
@@ -78,8 +79,17 @@ pub struct DirEntry {
     pub cookie: u64,
 }
 
+/// Entries of a directory with their attributes.
+#[derive(Debug)]
+pub struct Listing {
+    /// In the order of their cookies.
+    pub entries: Vec<(DirEntry, Result<Attr>)>,
+    /// Whether nothing follows. False where that is not known.
+    pub end: bool,
+}
+
 /// Size of a file system.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct StatFs {
     /// Bytes of a block.
     pub block_bytes: u32,
@@ -96,7 +106,7 @@ pub struct StatFs {
 }
 
 /// Where a stretch of a file's content lies. Lengths are in bytes and not 0.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Extent {
     /// As it is, from this byte of the source on.
     Data {
@@ -140,8 +150,23 @@ pub trait FsView: Send + Sync {
     fn lookup(&self, dir: Ino, name: &[u8]) -> Result<Ino>;
     /// Entries of `dir` after `cookie` (0: from the start), at most `max`; an empty answer is the end.
     fn readdir(&self, dir: Ino, cookie: u64, max: usize) -> Result<Vec<DirEntry>>;
+    /// As [`FsView::readdir`], with the attributes of each entry.
+    fn list(&self, dir: Ino, cookie: u64, max: usize) -> Result<Listing> {
+        let entries = self.readdir(dir, cookie, max)?;
+        let end = entries.is_empty();
+        let entries = entries.into_iter().map(|entry| {
+            let attr = self.attr(entry.ino);
+            (entry, attr)
+        });
+        Ok(Listing { entries: entries.collect(), end })
+    }
     /// Attributes.
     fn attr(&self, ino: Ino) -> Result<Attr>;
+    /// As [`FsView::lookup`], with the attributes.
+    fn lookup_attr(&self, dir: Ino, name: &[u8]) -> Result<(Ino, Attr)> {
+        let ino = self.lookup(dir, name)?;
+        Ok((ino, self.attr(ino)?))
+    }
     /// Reads a regular file; returns the bytes read, short only at the end of the file. Holes and
     /// unwritten extents read as zeros.
     fn read_at(&self, ino: Ino, offset: u64, buf: &mut [u8]) -> Result<usize>;
@@ -153,6 +178,11 @@ pub trait FsView: Send + Sync {
     fn extent(&self, ino: Ino, offset: u64) -> Result<Option<Extent>> {
         let size = self.attr(ino)?.size;
         Ok((offset < size).then(|| Extent::Opaque { len: size - offset }))
+    }
+    /// Whether content that [`FsView::extent`] calls data may be read from the source without asking: nothing is
+    /// compared with it.
+    fn is_unchecked(&self) -> bool {
+        false
     }
     /// The bytes of the source that hold all that is told of `ino` but its content and what other blocks hold of
     /// it; None: not known. Where two snapshots share them, the inode is the same in both.

@@ -1,12 +1,13 @@
 //! The tree of all snapshots: what it shows, and its mount.
 
 use super::agent::Agent;
-use super::events::Subject;
+use super::events::{Events, Subject};
 use super::socket::make_dir;
-use fuse_view::cache::CacheBudget;
+use crate::readers;
 use fuse_view::fuse::{self, Mounted, Options};
 use fuse_view::source::SnapshotSource;
-use fuse_view::tree::{Limits, SnapshotEntry, SnapshotProvider, SnapshotTree, VolumeEntry};
+use fuse_view::tree::{Limits, Opened, SnapshotEntry, SnapshotProvider, SnapshotTree, VolumeEntry};
+use fuse_view::worker::{Event, EventKind, Workers};
 use fuse_view::{BlockRead, Error, Result};
 use parking_lot::Mutex;
 use std::io;
@@ -51,9 +52,6 @@ impl SnapshotProvider for PoolProvider {
 fn entry(of: SnapshotBrief) -> SnapshotEntry {
     SnapshotEntry { name: of.name, id: of.id, created_at: of.created_at }
 }
-
-/// Bytes that all readers of the tree together keep in memory.
-const CACHE_BYTES: u64 = 32 << 20;
 
 /// The mount of the tree.
 #[derive(Default)]
@@ -145,7 +143,25 @@ fn mount(agent: &Agent, dir: &Path) -> std::result::Result<(Mounted, Arc<Snapsho
         owners: agent.config.owners.clone(),
         ..Options::default()
     };
-    let budget = CacheBudget::new(CACHE_BYTES);
-    fuse::mount_snapshots(provider, dir, Limits::default(), &budget, &options)
-        .map_err(|error| error.to_string())
+    let events = Arc::clone(&agent.events);
+    let started = readers::options(agent.config.snapshots_user.as_deref()).map_err(|error| error.message)?;
+    let workers = Workers::new(started, move |event| tell(&events, event));
+    // The agent itself parses nothing that lies in a volume.
+    let opener = move |of: &Opened, source| {
+        let reader = workers.reader(of.volume.id, &of.volume.name);
+        reader.open(&of.snapshot.name, source).map(Into::into)
+    };
+    let tree = Arc::new(SnapshotTree::with_opener(provider, Limits::default(), opener));
+    let mounted = fuse::mount_tree(tree.clone(), dir, &options).map_err(|error| error.to_string())?;
+    Ok((mounted, tree))
+}
+
+/// Records what happened to a process that reads snapshots.
+fn tell(events: &Events, event: &Event) {
+    let kind = match event.kind {
+        EventKind::Ended => "view_reader_ended",
+        EventKind::NotStarted => "view_reader_not_started",
+        EventKind::Unprotected => "view_reader_unprotected",
+    };
+    events.warn(kind, Subject::snapshot(&event.reader, &event.source), &event.message);
 }

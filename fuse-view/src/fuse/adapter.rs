@@ -1,8 +1,8 @@
 //! FUSE requests answered from a tree.
 
-use super::{ids::Ids, owners::Owners};
+use super::{ahead::ReadAhead, ids::Ids, owners::Owners};
 use crate::{
-    Attr, Error, FileKind, Timestamp,
+    Attr, Error, FileKind, Result as TreeResult, Timestamp,
     tree::{Lifetime, Node, OpenFile, Tree, TreeEntry},
     walk::is_plain_name,
 };
@@ -46,6 +46,7 @@ pub struct Adapter {
     notifier: Arc<OnceLock<Notifier>>,
     open: RwLock<HashMap<u64, OpenFile>>,
     next_handle: AtomicU64,
+    ahead: ReadAhead,
 }
 
 thread_local! {
@@ -57,7 +58,8 @@ impl Adapter {
     pub fn new(tree: Arc<dyn Tree>, notifier: Arc<OnceLock<Notifier>>, owners: Owners) -> Self {
         let ids = Ids::new(tree.root());
         let open = RwLock::new(HashMap::new());
-        Self { tree, ids, owners, notifier, open, next_handle: AtomicU64::new(1) }
+        let next_handle = AtomicU64::new(1);
+        Self { tree, ids, owners, notifier, open, next_handle, ahead: ReadAhead::default() }
     }
 
     fn node(&self, id: INodeNo) -> Result<Node, Errno> {
@@ -90,8 +92,7 @@ impl Adapter {
 
     fn look_up(&self, request: &Request, parent: INodeNo, name: &OsStr) -> Result<(Node, FileAttr), Errno> {
         let dir = self.enter(request, parent)?;
-        let node = self.tree.lookup(dir, name.as_bytes()).map_err(errno)?;
-        let attr = self.tree.attr(node).map_err(errno)?;
+        let (node, attr) = self.tree.lookup_attr(dir, name.as_bytes()).map_err(errno)?;
         Ok((node, self.shown(&attr, self.ids.remember(node))))
     }
 
@@ -114,30 +115,34 @@ impl Adapter {
         self.tree.open(self.node(id)?).map_err(errno)
     }
 
-    /// Gives the entries of `dir` behind `offset` to `add` until that answers that the reply is full. Offset 0
-    /// stands before `.`, 1 before `..`, and 2 + c behind the entry with cookie c.
-    fn list(
-        &self,
-        dir: Node,
-        offset: u64,
-        mut add: impl FnMut(u64, &TreeEntry) -> bool,
-    ) -> Result<(), Errno> {
+    /// Gives `.` and `..`, where they are behind `offset`, to `add` until that answers that the reply is full: then
+    /// None. Else the cookie after which entries follow. Offset 0 stands before `.`, 1 before `..`, and 2 + c behind
+    /// the entry with cookie c.
+    fn list_dots(offset: u64, mut add: impl FnMut(u64, &[u8]) -> bool) -> Option<u64> {
         let dots = [&b"."[..], b".."];
-        for (next, name) in (1..).zip(dots).skip(usize::try_from(offset).unwrap_or(2)) {
-            let kind = Some(FileKind::Dir);
-            let dot = TreeEntry { name: name.to_vec(), node: dir, kind, cookie: 0 };
-            if add(next, &dot) {
-                return Ok(());
-            }
-        }
-        let mut cookie = offset.saturating_sub(2);
+        let mut left = (1..).zip(dots).skip(usize::try_from(offset).unwrap_or(2));
+        let full = left.any(|(next, name)| add(next, name));
+        (!full).then(|| offset.saturating_sub(2))
+    }
+
+    fn list(&self, dir: Node, offset: u64, reply: &mut ReplyDirectory) -> Result<(), Errno> {
+        let add_dot = |next, name: &[u8]| {
+            reply.add(self.ids.show(dir), next, FileType::Directory, OsStr::from_bytes(name))
+        };
+        let Some(mut cookie) = Self::list_dots(offset, add_dot) else { return Ok(()) };
         loop {
             let entries = self.tree.readdir(dir, cookie, BATCH).map_err(errno)?;
             let Some(last) = entries.last() else { return Ok(()) };
             cookie = last.cookie;
             // A name that no file can have would make the kernel refuse the whole directory.
             for entry in entries.iter().filter(|entry| is_plain_name(&entry.name)) {
-                if add(entry.cookie.saturating_add(2), entry) {
+                let kind = match entry.kind {
+                    Some(kind) => Some(kind),
+                    None => self.tree.attr(entry.node).ok().map(|attr| attr.kind),
+                };
+                let kind = kind.map_or(FileType::RegularFile, file_type);
+                let (id, next) = (self.ids.show(entry.node), entry.cookie.saturating_add(2));
+                if reply.add(id, next, kind, OsStr::from_bytes(&entry.name)) {
                     return Ok(());
                 }
             }
@@ -145,21 +150,48 @@ impl Adapter {
     }
 
     fn list_plus(&self, id: INodeNo, offset: u64, reply: &mut ReplyDirectoryPlus) -> Result<(), Errno> {
-        self.list(self.node(id)?, offset, |next, entry| {
-            let name = OsStr::from_bytes(&entry.name);
-            let dot = !is_plain_name(&entry.name);
-            let number = if dot { id } else { self.ids.remember(entry.node) };
-            let (ttl, attr) = match self.tree.attr(entry.node) {
-                Ok(attr) => (self.ttl(entry.node), self.shown(&attr, number)),
-                // The name is there: shown with a size that the kernel refuses, so that it asks again.
-                Err(_) => (Duration::ZERO, FileAttr { size: u64::MAX, ..unknown_attr(entry.kind, number) }),
+        let dir = self.node(id)?;
+        let add_dot = |next, name: &[u8]| {
+            let (ttl, attr) = match self.tree.attr(dir) {
+                Ok(attr) => (self.ttl(dir), self.shown(&attr, id)),
+                Err(_) => unknown(Some(FileKind::Dir), id),
             };
-            let full = reply.add(number, next, name, &ttl, &attr, Generation(0));
-            if full && !dot {
-                self.ids.forget(number, 1);
+            reply.add(id, next, OsStr::from_bytes(name), &ttl, &attr, Generation(0))
+        };
+        let Some(mut cookie) = Self::list_dots(offset, add_dot) else { return Ok(()) };
+        loop {
+            let mut ahead = self.ahead.take(&*self.tree, dir, cookie).map_err(errno)?;
+            let Some((entry, _)) = ahead.entries.back() else { return Ok(()) };
+            cookie = entry.cookie;
+            while let Some((entry, attr)) = ahead.entries.pop_front() {
+                if is_plain_name(&entry.name) && self.add_plus(&entry, &attr, reply) {
+                    ahead.entries.push_front((entry, attr));
+                    self.ahead.keep(ahead);
+                    return Ok(());
+                }
+                ahead.after = entry.cookie;
             }
-            full
-        })
+            if ahead.end {
+                // The kernel asks once more, and is told the end then.
+                self.ahead.keep(ahead);
+                return Ok(());
+            }
+        }
+    }
+
+    /// Adds an entry to a reply; true: it had no room.
+    fn add_plus(&self, entry: &TreeEntry, attr: &TreeResult<Attr>, reply: &mut ReplyDirectoryPlus) -> bool {
+        let number = self.ids.remember(entry.node);
+        let (ttl, attr) = match attr {
+            Ok(attr) => (self.ttl(entry.node), self.shown(attr, number)),
+            Err(_) => unknown(entry.kind, number),
+        };
+        let (next, name) = (entry.cookie.saturating_add(2), OsStr::from_bytes(&entry.name));
+        let full = reply.add(number, next, name, &ttl, &attr, Generation(0));
+        if full {
+            self.ids.forget(number, 1);
+        }
+        full
     }
 
     /// The extended attribute, as far as the caller may see it.
@@ -343,17 +375,7 @@ impl Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        let listed = self.node(id).and_then(|dir| {
-            self.list(dir, offset, |next, entry| {
-                let name = OsStr::from_bytes(&entry.name);
-                let kind = match entry.kind {
-                    Some(kind) => Some(kind),
-                    None => self.tree.attr(entry.node).ok().map(|attr| attr.kind),
-                };
-                let kind = kind.map_or(FileType::RegularFile, file_type);
-                reply.add(self.ids.show(entry.node), next, kind, name)
-            })
-        });
+        let listed = self.node(id).and_then(|dir| self.list(dir, offset, &mut reply));
         match listed {
             Ok(()) => reply.ok(),
             Err(error) => reply.error(error),
@@ -498,6 +520,11 @@ fn file_attr(attr: &Attr, ino: INodeNo) -> FileAttr {
         blksize: 4096,
         flags: 0,
     }
+}
+
+/// What stands for attributes that could not be read, where the name is there all the same: a size that the kernel refuses, so that it asks again.
+fn unknown(kind: Option<FileKind>, ino: INodeNo) -> (Duration, FileAttr) {
+    (Duration::ZERO, FileAttr { size: u64::MAX, ..unknown_attr(kind, ino) })
 }
 
 fn unknown_attr(kind: Option<FileKind>, ino: INodeNo) -> FileAttr {

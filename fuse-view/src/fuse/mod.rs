@@ -4,6 +4,7 @@
 //! lies inside of a snapshot never changes, so the kernel may keep names, attributes, directories and data.
 
 mod adapter;
+mod ahead;
 mod ids;
 mod mountpoint;
 mod owners;

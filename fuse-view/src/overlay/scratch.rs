@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use std::{
     fs::{File, OpenOptions},
     os::unix::fs::{FileExt, OpenOptionsExt},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
@@ -50,6 +50,19 @@ impl Scratch {
     /// used by nobody else.
     pub fn with_file(budget_bytes: u64, file: File) -> Self {
         Self::of(budget_bytes, OnceLock::from(file))
+    }
+
+    /// An unlinked file in `dir`, as [`Scratch::with_file`] wants it.
+    pub fn new_file(dir: &Path) -> Result<File> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).mode(0o600).custom_flags(libc::O_TMPFILE);
+        options.open(dir).map_err(|source| Error::Io {
+            what: format!(
+                "make a scratch file in {} for a log too large for memory (TMPDIR names another directory)",
+                dir.display()
+            ),
+            source,
+        })
     }
 
     /// The one of this process, with 64 MiB in memory.
@@ -103,19 +116,7 @@ impl Inner {
         if let Some(file) = self.file.get() {
             return Ok(file);
         }
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .mode(0o600)
-            .custom_flags(libc::O_TMPFILE)
-            .open(&self.dir)
-            .map_err(|source| Error::Io {
-                what: format!(
-                    "make a scratch file in {} for a log too large for memory (TMPDIR names another directory)",
-                    self.dir.display()
-                ),
-                source,
-            })?;
+        let file = Scratch::new_file(&self.dir)?;
         Ok(self.file.get_or_init(|| file))
     }
 }

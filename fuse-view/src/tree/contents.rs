@@ -1,6 +1,6 @@
 //! What a snapshot shows: a file system, partitions, or raw bytes.
 
-use super::synthetic::RawView;
+use super::{SnapshotEntry, VolumeEntry, synthetic::RawView};
 use crate::{
     BlockRead, Error, FsView, Result,
     cache::{CacheBudget, CachedBlocks},
@@ -35,13 +35,22 @@ impl Contents {
     }
 }
 
+/// The snapshot that a source is or is part of.
+#[derive(Debug, Clone)]
+pub struct Opened {
+    /// Its volume.
+    pub volume: VolumeEntry,
+    /// Itself.
+    pub snapshot: SnapshotEntry,
+}
+
 /// Finds out what a source holds. An error other than [`Error::Io`] is shown to the user beside the raw bytes.
-pub type Opener = dyn Fn(Arc<dyn BlockRead>) -> Result<Contents> + Send + Sync;
+pub type Opener = dyn Fn(&Opened, Arc<dyn BlockRead>) -> Result<Contents> + Send + Sync;
 
 /// An open snapshot.
 pub struct OpenSnapshot {
     pub shown: Shown,
-    created_at: i64,
+    of: Opened,
 }
 
 /// What stands in the directory of an open snapshot.
@@ -61,8 +70,9 @@ pub struct Partition {
 
 impl OpenSnapshot {
     /// Looks into `source`. Fails only when it cannot be read.
-    pub fn open(source: Arc<dyn BlockRead>, opener: &Opener, created_at: i64) -> Result<Self> {
-        let shown = match opener(source.clone()) {
+    pub fn open(of: Opened, source: Arc<dyn BlockRead>, opener: &Opener) -> Result<Self> {
+        let created_at = of.snapshot.created_at;
+        let shown = match opener(&of, source.clone()) {
             Ok(Contents::Files(view)) => Shown::Files(view),
             Ok(Contents::Partitions(partitions)) => {
                 let partition = |(number, source)| Partition { number, source, view: OnceLock::new() };
@@ -72,7 +82,7 @@ impl OpenSnapshot {
             Err(error @ Error::Io { .. }) => return Err(error),
             Err(why) => Shown::Files(raw(source, b"volume.raw", Some(&why), created_at)),
         };
-        Ok(Self { shown, created_at })
+        Ok(Self { shown, of })
     }
 
     /// The file system of partition `number`.
@@ -86,14 +96,13 @@ impl OpenSnapshot {
             return Ok(view.clone());
         }
         let source = partition.source.clone();
-        let view = match opener(source.clone()) {
+        let created_at = self.of.snapshot.created_at;
+        let view = match opener(&self.of, source.clone()) {
             Ok(Contents::Files(view)) => view,
             // A partition table inside of a partition is nobody's but a virtual machine's.
-            Ok(Contents::Raw | Contents::Partitions(_)) => {
-                raw(source, b"partition.raw", None, self.created_at)
-            }
+            Ok(Contents::Raw | Contents::Partitions(_)) => raw(source, b"partition.raw", None, created_at),
             Err(error @ Error::Io { .. }) => return Err(error),
-            Err(why) => raw(source, b"partition.raw", Some(&why), self.created_at),
+            Err(why) => raw(source, b"partition.raw", Some(&why), created_at),
         };
         Ok(partition.view.get_or_init(|| view).clone())
     }

@@ -11,12 +11,12 @@ mod slots;
 mod snapshots;
 mod synthetic;
 
-pub use contents::Contents;
+pub use contents::{Contents, Opened};
 pub use provider::{SnapshotEntry, SnapshotProvider, VolumeEntry};
 pub use single::SingleView;
 pub use snapshots::{Limits, SnapshotTree};
 
-use crate::{Attr, FileKind, FsView, Ino, Result, StatFs};
+use crate::{Attr, DirEntry, FileKind, FsView, Ino, Result, StatFs};
 use std::{any::Any, sync::Arc};
 
 /// Name of the extended attribute that every file of a tree answers with [`FsView::replay`].
@@ -45,6 +45,15 @@ pub struct TreeEntry {
     pub kind: Option<FileKind>,
     /// Pass this to `readdir` to go on after this entry. Never 0.
     pub cookie: u64,
+}
+
+/// Entries of a directory of a tree with their attributes.
+#[derive(Debug)]
+pub struct TreeListing {
+    /// In the order of their cookies.
+    pub entries: Vec<(TreeEntry, Result<Attr>)>,
+    /// Whether nothing follows. False where that is not known.
+    pub end: bool,
 }
 
 /// For how long what a tree tells of a node holds.
@@ -84,8 +93,17 @@ pub trait Tree: Send + Sync {
     fn lookup(&self, dir: Node, name: &[u8]) -> Result<Node>;
     /// Entries of `dir` after `cookie` (0: from the start), at most `max`; an empty answer is the end.
     fn readdir(&self, dir: Node, cookie: u64, max: usize) -> Result<Vec<TreeEntry>>;
+    /// As [`Tree::readdir`], with the attributes of each entry.
+    fn list(&self, dir: Node, cookie: u64, max: usize) -> Result<TreeListing> {
+        list_each(self, dir, cookie, max)
+    }
     /// Attributes; `ino` in them is the one inside the file system.
     fn attr(&self, node: Node) -> Result<Attr>;
+    /// As [`Tree::lookup`], with the attributes.
+    fn lookup_attr(&self, dir: Node, name: &[u8]) -> Result<(Node, Attr)> {
+        let node = self.lookup(dir, name)?;
+        Ok((node, self.attr(node)?))
+    }
     /// Target of a symbolic link.
     fn readlink(&self, node: Node) -> Result<Vec<u8>>;
     /// Value of an extended attribute.
@@ -108,16 +126,40 @@ fn outer(view: &dyn FsView, fs: u32, ino: Ino) -> Node {
     Node { fs, ino: if ino == view.root() { TOP } else { ino } }
 }
 
-/// Entries of a directory of `view`, as those of file system `fs` of a tree.
+/// An entry of a directory of `view`, as one of file system `fs` of a tree.
+fn tree_entry(view: &dyn FsView, fs: u32, entry: DirEntry) -> TreeEntry {
+    let node = outer(view, fs, entry.ino);
+    TreeEntry { node, name: entry.name, kind: entry.kind, cookie: entry.cookie }
+}
+
+/// Entries of a directory of `view`.
 fn entries(view: &dyn FsView, fs: u32, dir: Ino, cookie: u64, max: usize) -> Result<Vec<TreeEntry>> {
     let entries = view.readdir(inner(view, dir), cookie, max)?.into_iter();
-    let entry = |entry: crate::DirEntry| TreeEntry {
-        node: outer(view, fs, entry.ino),
-        name: entry.name,
-        kind: entry.kind,
-        cookie: entry.cookie,
-    };
-    Ok(entries.map(entry).collect())
+    Ok(entries.map(|entry| tree_entry(view, fs, entry)).collect())
+}
+
+/// Entries of a directory, each asked for its attributes.
+fn list_each(tree: &(impl Tree + ?Sized), dir: Node, cookie: u64, max: usize) -> Result<TreeListing> {
+    let entries = tree.readdir(dir, cookie, max)?;
+    let end = entries.is_empty();
+    let entries = entries.into_iter().map(|entry| {
+        let attr = tree.attr(entry.node);
+        (entry, attr)
+    });
+    Ok(TreeListing { entries: entries.collect(), end })
+}
+
+/// Entries of a directory of `view` with their attributes.
+fn list(view: &dyn FsView, fs: u32, dir: Ino, cookie: u64, max: usize) -> Result<TreeListing> {
+    let listing = view.list(inner(view, dir), cookie, max)?;
+    let entries = listing.entries.into_iter().map(|(entry, attr)| (tree_entry(view, fs, entry), attr));
+    Ok(TreeListing { entries: entries.collect(), end: listing.end })
+}
+
+/// What `name` names in a directory of `view`.
+fn lookup_attr(view: &dyn FsView, fs: u32, dir: Ino, name: &[u8]) -> Result<(Node, Attr)> {
+    let (ino, attr) = view.lookup_attr(inner(view, dir), name)?;
+    Ok((outer(view, fs, ino), attr))
 }
 
 fn xattr_of(view: &dyn FsView, ino: Ino, name: &[u8]) -> Result<Option<Vec<u8>>> {

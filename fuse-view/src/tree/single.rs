@@ -1,7 +1,8 @@
 //! One file system as a tree.
 
 use super::{
-    Lifetime, Node, OpenFile, TOP, Tree, TreeEntry, entries, inner, outer, xattr_names_of, xattr_of,
+    Lifetime, Node, OpenFile, TOP, Tree, TreeEntry, TreeListing, entries, inner, list, lookup_attr, outer,
+    xattr_names_of, xattr_of,
 };
 use crate::{Attr, FsView, Result, StatFs};
 use std::sync::Arc;
@@ -43,6 +44,14 @@ impl Tree for SingleView {
 
     fn readdir(&self, dir: Node, cookie: u64, max: usize) -> Result<Vec<TreeEntry>> {
         entries(&*self.0, ONLY, dir.ino, cookie, max)
+    }
+
+    fn list(&self, dir: Node, cookie: u64, max: usize) -> Result<TreeListing> {
+        list(&*self.0, ONLY, dir.ino, cookie, max)
+    }
+
+    fn lookup_attr(&self, dir: Node, name: &[u8]) -> Result<(Node, Attr)> {
+        lookup_attr(&*self.0, ONLY, dir.ino, name)
     }
 
     fn attr(&self, node: Node) -> Result<Attr> {

@@ -11,9 +11,9 @@
 
 use super::{
     Lifetime, Node, OpenFile, REPLAY_XATTR, SnapshotEntry, SnapshotProvider, TOP, Tree, TreeEntry,
-    VolumeEntry,
-    contents::{Contents, OpenSnapshot, Opener, Pinned, Shown},
-    entries, gmt, inner, outer,
+    TreeListing, VolumeEntry,
+    contents::{Contents, OpenSnapshot, Opened, Opener, Pinned, Shown},
+    entries, gmt, inner, list, list_each, lookup_attr, outer,
     slots::{Place, Slot, Slots},
     synthetic::{dir_attr, symlink_attr},
     xattr_names_of, xattr_of,
@@ -71,14 +71,14 @@ impl SnapshotTree {
     /// The tree of what `provider` has, with the file systems of this crate and one cache for all of them.
     pub fn new(provider: Arc<dyn SnapshotProvider>, limits: Limits, budget: &CacheBudget) -> Self {
         let budget = budget.clone();
-        Self::with_opener(provider, limits, move |source| Contents::open(source, &budget))
+        Self::with_opener(provider, limits, move |_, source| Contents::open(source, &budget))
     }
 
     /// The tree of what `provider` has, with `opener` finding out what a snapshot holds.
     pub fn with_opener(
         provider: Arc<dyn SnapshotProvider>,
         limits: Limits,
-        opener: impl Fn(Arc<dyn BlockRead>) -> Result<Contents> + Send + Sync + 'static,
+        opener: impl Fn(&Opened, Arc<dyn BlockRead>) -> Result<Contents> + Send + Sync + 'static,
     ) -> Self {
         Self {
             provider,
@@ -146,8 +146,9 @@ impl SnapshotTree {
             return Ok(opened.clone());
         }
         let (volume, snapshot) = self.names(slot.place)?;
-        let source = self.provider.open(&volume, &snapshot.name)?;
-        let opened = Arc::new(OpenSnapshot::open(source, &*self.opener, snapshot.created_at)?);
+        let source = self.provider.open(&volume.name, &snapshot.name)?;
+        let of = Opened { volume, snapshot: snapshot.clone() };
+        let opened = Arc::new(OpenSnapshot::open(of, source, &*self.opener)?);
         let top = match &opened.shown {
             Shown::Files(view) => view.attr(view.root())?,
             Shown::Partitions(_) => dir_attr(snapshot.created_at),
@@ -161,18 +162,22 @@ impl SnapshotTree {
     }
 
     /// The names now of the volume and the snapshot of `place`.
-    fn names(&self, place: Place) -> Result<(String, SnapshotEntry)> {
+    fn names(&self, place: Place) -> Result<(VolumeEntry, SnapshotEntry)> {
         let (Place::Snapshot { volume, snapshot, .. } | Place::Latest { volume, snapshot }) = place else {
             return Err(Error::WrongKind("not a snapshot".into()));
         };
-        let volume = self.volume_name(volume)?;
-        let entry = self.provider.with_id(&volume, snapshot);
+        let volume = self.volume(volume)?;
+        let entry = self.provider.with_id(&volume.name, snapshot);
         Ok((volume, entry.ok_or_else(|| Error::NotFound("the snapshot was deleted".into()))?))
     }
 
-    fn volume_name(&self, id: u64) -> Result<String> {
+    fn volume(&self, id: u64) -> Result<VolumeEntry> {
         let found = self.provider.volumes().into_iter().find(|volume| volume.id == id);
-        found.map(|volume| volume.name).ok_or_else(|| Error::NotFound("the volume was deleted".into()))
+        found.ok_or_else(|| Error::NotFound("the volume was deleted".into()))
+    }
+
+    fn volume_name(&self, id: u64) -> Result<String> {
+        self.volume(id).map(|volume| volume.name)
     }
 
     /// Partition `number` of the snapshot in slot `of`.
@@ -413,6 +418,23 @@ impl Tree for SnapshotTree {
                 Ok(listed.take(max).collect())
             }
         }
+    }
+
+    fn list(&self, dir: Node, cookie: u64, max: usize) -> Result<TreeListing> {
+        let slot = self.slot(dir.fs)?;
+        if let Some(Pinned { view, .. }) = self.view(&slot)? {
+            return list(&*view, dir.fs, dir.ino, cookie, max);
+        }
+        list_each(self, dir, cookie, max)
+    }
+
+    fn lookup_attr(&self, dir: Node, name: &[u8]) -> Result<(Node, Attr)> {
+        let slot = self.slot(dir.fs)?;
+        if let Some(Pinned { view, .. }) = self.view(&slot)? {
+            return lookup_attr(&*view, dir.fs, dir.ino, name);
+        }
+        let node = self.lookup(dir, name)?;
+        Ok((node, self.attr(node)?))
     }
 
     fn attr(&self, node: Node) -> Result<Attr> {

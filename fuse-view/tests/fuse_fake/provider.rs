@@ -3,7 +3,7 @@
 use super::FakeView;
 use fuse_view::{
     BlockRead, Error, Result,
-    tree::{Contents, Limits, SnapshotEntry, SnapshotProvider, SnapshotTree, VolumeEntry},
+    tree::{Contents, Limits, Opened, SnapshotEntry, SnapshotProvider, SnapshotTree, VolumeEntry},
 };
 use std::sync::{
     Arc, Mutex,
@@ -80,7 +80,7 @@ pub fn tree(
     open_snapshots: usize,
     contents: impl Fn(&str) -> Result<Contents> + Send + Sync + 'static,
 ) -> Arc<SnapshotTree> {
-    let opener = move |source: Arc<dyn BlockRead>| {
+    let opener = move |_: &Opened, source: Arc<dyn BlockRead>| {
         let mut text = vec![0; usize::try_from(source.len()).unwrap()];
         source.read_at(0, &mut text)?;
         contents(std::str::from_utf8(&text).unwrap())

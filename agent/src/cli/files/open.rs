@@ -7,12 +7,13 @@ use crate::cli::{
     failure::{Failure, Kind, Result},
     names::{Container, FileSource},
 };
+use crate::readers;
 use fuse_view::{
     BlockRead, FsView,
     cache::{CacheBudget, CachedBlocks},
-    container::{self, Contents, Partition},
-    fs,
+    container::Partition,
     source::FileImage,
+    worker::{Event, Holds, Options, Reader, Workers},
 };
 use std::{collections::HashMap, sync::Arc};
 
@@ -37,13 +38,15 @@ pub enum Located {
 
 enum Opened {
     Bare(Arc<dyn FsView>),
-    Table(Vec<(Partition, Arc<dyn BlockRead>)>),
+    Table(Vec<(Partition, Arc<dyn BlockRead>)>, Arc<Reader>),
 }
 
 /// The file systems of one command.
 pub struct Files {
     reader: Option<Box<dyn Backend>>,
     budget: CacheBudget,
+    /// Made when the first is needed.
+    workers: Option<Arc<Workers>>,
     containers: HashMap<Container, Opened>,
     partitions: HashMap<(Container, u32), Arc<dyn FsView>>,
 }
@@ -54,6 +57,7 @@ impl Files {
         Self {
             reader: None,
             budget: CacheBudget::new(CACHE_BYTES),
+            workers: None,
             containers: HashMap::new(),
             partitions: HashMap::new(),
         }
@@ -69,12 +73,31 @@ impl Files {
     }
 
     /// The blocks of a container.
-    pub fn blocks(&mut self, context: &Context, container: &Container) -> Result<Arc<dyn BlockRead>> {
-        let blocks: Arc<dyn BlockRead> = match container {
+    fn source(&mut self, context: &Context, container: &Container) -> Result<Arc<dyn BlockRead>> {
+        Ok(match container {
             Container::Image(path) => Arc::new(FileImage::open(path)?),
             Container::Snapshot(name) => self.reader(context)?.open_snapshot(name)?,
-        };
+        })
+    }
+
+    /// The blocks of a container for who parses them in this process.
+    pub fn blocks(&mut self, context: &Context, container: &Container) -> Result<Arc<dyn BlockRead>> {
+        let blocks = self.source(context, container)?;
         Ok(Arc::new(CachedBlocks::new(blocks, &self.budget)))
+    }
+
+    /// Who parses the next container: a process of its own, without the rights of this one.
+    fn parser(&mut self) -> Result<Arc<Reader>> {
+        let workers = match &self.workers {
+            Some(workers) => workers.clone(),
+            None => {
+                let options = Options { cache_bytes: CACHE_BYTES, ..readers::options(None)? };
+                // What happens to it is in the error of the command.
+                let told = |event: &Event| tracing::info!(?event, "the process that parses an image");
+                self.workers.insert(Workers::new(options, told)).clone()
+            }
+        };
+        Ok(workers.reader(self.containers.len() as u64, ""))
     }
 
     /// Finds out where `source` leads; its path need not exist.
@@ -83,12 +106,12 @@ impl Files {
             let opened = self.open(context, &source.container)?;
             self.containers.insert(source.container.clone(), opened);
         }
-        let table = match self.containers.get(&source.container) {
+        let (table, parser) = match self.containers.get(&source.container) {
             Some(Opened::Bare(view)) => {
                 let (view, path) = (view.clone(), source.path.clone());
                 return Ok(Located::Inside { view, path, prefix: Vec::new(), partition: 0 });
             }
-            Some(Opened::Table(table)) => table,
+            Some(Opened::Table(table, parser)) => (table, parser),
             None => return Err(Failure::failed(format!("{} is not open", source.container))),
         };
         let Some((name, path)) = first_component(&source.path) else {
@@ -102,7 +125,12 @@ impl Files {
             Some(view) => view.clone(),
             None => {
                 let place = format!("{} p{number}", source.container);
-                let view = open_view(context, blocks.clone(), &place)?;
+                let view =
+                    match parser.open(&place, blocks.clone()).map_err(|e| Failure::from(e).at(&place))? {
+                        Holds::Files(view) => view,
+                        Holds::Partitions(_) | Holds::Raw => return Err(unknown(&place)),
+                    };
+                warn_of_log(context, &*view, &place);
                 self.partitions.insert(key, view.clone());
                 view
             }
@@ -112,17 +140,22 @@ impl Files {
     }
 
     fn open(&mut self, context: &Context, container: &Container) -> Result<Opened> {
-        let blocks = self.blocks(context, container)?;
-        match container::open(&blocks).map_err(|e| Failure::from(e).at(container))? {
-            Contents::FileSystem(_) => Ok(Opened::Bare(open_view(context, blocks, &container.to_string())?)),
-            Contents::Partitions(table) => Ok(Opened::Table(table)),
-            Contents::Raw => Err(Failure::new(
-                Kind::Unsupported,
-                format!("{container} holds no file system that is known"),
-            )
-            .hint("`cowslip volume export` writes the raw content of a snapshot")),
+        let blocks = self.source(context, container)?;
+        let (parser, place) = (self.parser()?, container.to_string());
+        match parser.open(&place, blocks).map_err(|e| Failure::from(e).at(container))? {
+            Holds::Files(view) => {
+                warn_of_log(context, &*view, &place);
+                Ok(Opened::Bare(view))
+            }
+            Holds::Partitions(table) => Ok(Opened::Table(table, parser)),
+            Holds::Raw => Err(unknown(&place)),
         }
     }
+}
+
+fn unknown(place: &str) -> Failure {
+    Failure::new(Kind::Unsupported, format!("{place} holds no file system that is known"))
+        .hint("`cowslip volume export` writes the raw content of a snapshot")
 }
 
 /// `p1` for partition 1.
@@ -130,8 +163,8 @@ pub fn partition_name(number: u32) -> String {
     format!("p{number}")
 }
 
-fn open_view(context: &Context, blocks: Arc<dyn BlockRead>, place: &str) -> Result<Arc<dyn FsView>> {
-    let view = fs::open(blocks).map_err(|e| Failure::from(e).at(place))?;
+/// Says so where files may be missing.
+fn warn_of_log(context: &Context, view: &dyn FsView, place: &str) {
     let replay = view.replay();
     if let Some(why) = replay.strip_prefix("partial") {
         let why = why.trim_start_matches(':').trim();
@@ -139,7 +172,6 @@ fn open_view(context: &Context, blocks: Arc<dyn BlockRead>, place: &str) -> Resu
             .out
             .warn(&format!("{place}: its log could not be replayed, files may be missing or old: {why}"));
     }
-    Ok(view)
 }
 
 /// The first component of a path and the rest of it; None for the root.

@@ -337,6 +337,10 @@ impl FsView for Vfat {
         Ok(place.filter(|_| left > 0).map(|(at, len)| Extent::Data { at, len: len.min(left) }))
     }
 
+    fn is_unchecked(&self) -> bool {
+        true
+    }
+
     fn readlink(&self, ino: Ino) -> Result<Vec<u8>> {
         Err(Error::WrongKind(format!("inode {ino} is not a symbolic link")))
     }

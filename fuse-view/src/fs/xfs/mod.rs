@@ -139,6 +139,10 @@ impl FsView for Xfs {
         self.next_mapped(&inode, offset)
     }
 
+    fn is_unchecked(&self) -> bool {
+        true
+    }
+
     fn readlink(&self, ino: Ino) -> Result<Vec<u8>> {
         let inode = self.inode(ino)?;
         if inode.kind != FileKind::Symlink {

@@ -1,0 +1,380 @@
+//! The processes that parse images: what they may do, and what happens when they die. On images made here, with the
+//! program's own workers and without an agent.
+
+mod common;
+
+use common::{eventually, tool};
+use fuse_view::{
+    BlockRead, Error, FsView, Ino,
+    cache::CacheBudget,
+    source::FileImage,
+    tree::Contents,
+    worker::{Event, EventKind, Holds, Options, Reader, Workers},
+};
+use std::{
+    ffi::OsStr,
+    fs,
+    os::unix::fs::{MetadataExt, symlink},
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+/// An image, and what told of its workers.
+struct Rig {
+    _dir: tempfile::TempDir,
+    file: PathBuf,
+    events: Arc<Mutex<Vec<Event>>>,
+    reader: Arc<Reader>,
+}
+
+/// An ext4 image and a reader for it; None, with the reason printed, where e2fsprogs is missing.
+fn rig(change: impl FnOnce(&mut Options)) -> Option<Rig> {
+    let dir = tempfile::tempdir().unwrap();
+    let tree = dir.path().join("tree");
+    fs::create_dir_all(tree.join("many")).unwrap();
+    for n in 0..700 {
+        fs::write(tree.join(format!("many/{n:03}")), format!("content of {n}")).unwrap();
+    }
+    let big: Vec<u8> = (0..3_000_000_u32).flat_map(u32::to_le_bytes).take(3_000_001).collect();
+    fs::write(tree.join("big"), big).unwrap();
+    fs::File::create(tree.join("holes")).unwrap().set_len(5 << 20).unwrap();
+    symlink("many/007", tree.join("link")).unwrap();
+    let file = dir.path().join("disk.img");
+    fs::File::create(&file).unwrap().set_len(32 << 20).unwrap();
+    let words = ["-q", "-F", "-t", "ext4", "-d"].map(OsStr::new);
+    let words = [&words[..], &[tree.as_os_str(), file.as_os_str()]].concat();
+    if tool("mke2fs", &words).is_none() {
+        common::skip("mke2fs is missing; install e2fsprogs");
+        return None;
+    }
+    let is_root = fs::metadata("/proc/self").unwrap().uid() == 0;
+    let mut options = Options {
+        program: env!("CARGO_BIN_EXE_cowslip").into(),
+        user: is_root.then_some((65534, 65534)),
+        ..Options::default()
+    };
+    change(&mut options);
+    let events = Arc::<Mutex<Vec<Event>>>::default();
+    let told = events.clone();
+    let workers = Workers::new(options, move |event| {
+        // Kernels without one of the walls are told of elsewhere.
+        if event.kind != EventKind::Unprotected {
+            told.lock().unwrap().push(event.clone());
+        }
+    });
+    Some(Rig { _dir: dir, file, events, reader: workers.reader(7, "vol") })
+}
+
+impl Rig {
+    fn open(&self) -> Arc<dyn FsView> {
+        match self.reader.open("snap", Arc::new(FileImage::open(&self.file).unwrap())) {
+            Ok(Holds::Files(view)) => view,
+            Ok(_) => panic!("no file system"),
+            Err(error) => panic!("{error}\n{:?}", self.events.lock().unwrap()),
+        }
+    }
+
+    fn pid(&self) -> u32 {
+        self.reader.process_id().expect("a worker runs")
+    }
+
+    /// The only event so far.
+    fn event(&self) -> Event {
+        let events = self.events.lock().unwrap();
+        assert_eq!(events.len(), 1, "{events:?}");
+        events[0].clone()
+    }
+}
+
+/// The same file system read in this process.
+fn direct(file: &Path) -> Arc<dyn FsView> {
+    let source = Arc::new(FileImage::open(file).unwrap());
+    match Contents::open(source, &CacheBudget::new(8 << 20)).unwrap() {
+        Contents::Files(view) => view,
+        _ => panic!("no file system"),
+    }
+}
+
+fn signal(name: &str, pid: u32) {
+    let status = std::process::Command::new("kill").arg(format!("-{name}")).arg(pid.to_string()).status();
+    assert!(status.unwrap().success());
+}
+
+/// Everything that a view tells, as text.
+fn all_of(view: &dyn FsView) -> String {
+    let mut text = format!("{} {} {} {:?}\n", view.format(), view.label(), view.replay(), view.statfs());
+    let mut pending: Vec<(String, Ino)> = vec![("/".into(), view.root())];
+    while let Some((path, dir)) = pending.pop() {
+        let mut cookie = 0;
+        loop {
+            let listing = view.list(dir, cookie, 100).unwrap();
+            let Some((last, _)) = listing.entries.last() else { break };
+            cookie = last.cookie;
+            for (entry, attr) in listing.entries {
+                let attr = attr.unwrap();
+                let name = format!("{path}{}", String::from_utf8_lossy(&entry.name));
+                assert_eq!(view.lookup_attr(dir, &entry.name).unwrap(), (entry.ino, attr.clone()));
+                assert_eq!(view.attr(entry.ino).unwrap(), attr);
+                let kind = attr.kind;
+                text.push_str(&format!("{name} {attr:?} {:?}\n", view.xattrs(entry.ino).unwrap()));
+                match kind {
+                    fuse_view::FileKind::Dir => pending.push((format!("{name}/"), entry.ino)),
+                    fuse_view::FileKind::Symlink => {
+                        text.push_str(&format!("{:?}\n", view.readlink(entry.ino).unwrap()));
+                    }
+                    _ => text.push_str(&content(view, entry.ino)),
+                }
+            }
+        }
+    }
+    text
+}
+
+/// A file's content read in pieces of several sizes, as a digest, and where it lies.
+fn content(view: &dyn FsView, ino: Ino) -> String {
+    let mut digest = blake3::Hasher::new();
+    let (mut at, mut sizes) = (0, [700, 4096, 100_000, 1 << 20, 2_000_000].into_iter().cycle());
+    loop {
+        let mut buf = vec![0xee; sizes.next().unwrap()];
+        let count = view.read_at(ino, at, &mut buf).unwrap();
+        digest.update(&buf[..count]);
+        at += count as u64;
+        if count < buf.len() {
+            break;
+        }
+    }
+    let (data, extent) = (view.next_data(ino, 0).unwrap(), view.extent(ino, 0).unwrap());
+    format!("{} {at} {data:?} {extent:?} {:?}\n", digest.finalize(), view.inode_at(ino).unwrap())
+}
+
+#[test]
+fn a_worker_shows_what_its_readers_do() {
+    let Some(rig) = rig(|_| ()) else { return };
+    let view = rig.open();
+    assert_eq!(all_of(&*view), all_of(&*direct(&rig.file)));
+    assert!(matches!(view.lookup(view.root(), b"none"), Err(Error::NotFound(_))));
+    assert!(matches!(view.readlink(view.root()), Err(Error::WrongKind(_))));
+    assert_eq!(view.bookkeeping().unwrap(), direct(&rig.file).bookkeeping().unwrap());
+    assert!(rig.events.lock().unwrap().is_empty());
+}
+
+#[test]
+fn partitions_and_raw_bytes_are_found() {
+    let Some(rig) = rig(|_| ()) else { return };
+    let mut disk = vec![0; 1 << 20];
+    disk[446 + 4] = 0x83;
+    disk[446 + 8..446 + 12].copy_from_slice(&2048_u32.to_le_bytes());
+    disk[446 + 12..446 + 16].copy_from_slice(&65536_u32.to_le_bytes());
+    disk[510..512].copy_from_slice(&[0x55, 0xaa]);
+    disk.extend(fs::read(&rig.file).unwrap());
+    let file = rig.file.with_file_name("parted.img");
+    fs::write(&file, disk).unwrap();
+    let image: Arc<dyn BlockRead> = Arc::new(FileImage::open(&file).unwrap());
+    let Ok(Holds::Partitions(table)) = rig.reader.open("disk", image) else { panic!("no partitions") };
+    assert_eq!((table.len(), table[0].0.number, table[0].0.offset), (1, 1, 1 << 20));
+    let Ok(Holds::Files(view)) = rig.reader.open("disk", table[0].1.clone()) else { panic!("no files") };
+    assert_eq!(all_of(&*view), all_of(&*direct(&rig.file)));
+
+    fs::write(&file, vec![0; 1 << 20]).unwrap();
+    let image = Arc::new(FileImage::open(&file).unwrap());
+    assert!(matches!(rig.reader.open("raw", image), Ok(Holds::Raw)));
+}
+
+#[test]
+fn a_worker_has_no_privileges() {
+    let Some(rig) = rig(|options| options.arguments = ["--probe-at", "probe"].map(Into::into).to_vec())
+    else {
+        return;
+    };
+    let view = rig.open();
+    let pid = rig.pid();
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let field = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
+        line.trim_start_matches(':').split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(field("NoNewPrivs"), "1");
+    assert_eq!(field("Seccomp"), "2");
+    for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
+        assert_eq!(field(set), "0000000000000000", "{set}");
+    }
+    if fs::metadata("/proc/self").unwrap().uid() == 0 {
+        assert_eq!(field("Uid"), "65534 65534 65534 65534");
+        assert_eq!(field("Gid"), "65534 65534 65534 65534");
+        assert_eq!(field("Groups"), "");
+        // Not dumpable: its files in /proc are root's.
+        assert_eq!(fs::metadata(format!("/proc/{pid}/mem")).unwrap().uid(), 0);
+        for descriptor in fs::read_dir(format!("/proc/{pid}/fd")).unwrap() {
+            let path = descriptor.unwrap().path();
+            let shows = fs::read_link(&path).unwrap().display().to_string();
+            let known = ["socket:", "pipe:", "/memfd:cowslip-lane", "/dev/null"];
+            let scratch = shows.ends_with("(deleted)") && shows.contains('#');
+            assert!(scratch || known.iter().any(|known| shows.starts_with(known)), "{shows}");
+        }
+    }
+    let limits = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+    let limit = |name: &str| {
+        let line = limits.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
+        line.split_whitespace().nth(1).unwrap_or_default().to_owned()
+    };
+    assert_eq!((limit("Max core file size"), limit("Max processes")), ("0".into(), "0".into()));
+    assert!(limit("Max data size").parse::<u64>().unwrap() < 1 << 30);
+    assert!(limit("Max open files").parse::<u64>().unwrap() < 64);
+    let score = fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).unwrap();
+    assert_eq!(score.trim(), "500");
+
+    // What it tries all the same.
+    let report = view.lookup(view.root(), b"probe").unwrap_err().to_string();
+    assert_eq!(report, "worked: .");
+    assert_eq!(rig.pid(), pid, "the attempt does not end it");
+}
+
+#[test]
+fn a_killed_worker_is_replaced() {
+    let Some(rig) = rig(|_| ()) else { return };
+    let view = rig.open();
+    let before = all_of(&*view);
+    let link = view.lookup(view.root(), b"link").unwrap();
+    for round in 1..=3 {
+        let pid = rig.pid();
+        signal("KILL", pid);
+        assert!(matches!(view.readlink(link), Err(Error::Io { .. })));
+        assert_ne!(rig.pid(), pid);
+        assert_eq!(all_of(&*view), before);
+        let events = rig.events.lock().unwrap();
+        assert_eq!(events.len(), round);
+        let event = &events[round - 1];
+        assert_eq!(
+            (event.kind, event.reader.as_str(), event.source.as_str()),
+            (EventKind::Ended, "vol", "snap")
+        );
+        assert!(event.message.contains("vol@snap") && event.message.contains("SIGKILL"), "{event:?}");
+    }
+}
+
+#[test]
+fn under_load_no_byte_is_wrong_however_often_it_is_killed() {
+    let Some(rig) = rig(|_| ()) else { return };
+    let (view, expected) = (rig.open(), direct(&rig.file));
+    let (stop, wrong, right) = (AtomicBool::new(false), AtomicU32::new(0), AtomicU32::new(0));
+    let dir = expected.lookup(expected.root(), b"many").unwrap();
+    let read_all = |seed: u32| {
+        for n in (0..u32::MAX).map(|n| (n * 13 + seed) % 700) {
+            let name = format!("{n:03}");
+            let file = view.lookup(dir, name.as_bytes());
+            let read = file.and_then(|ino| {
+                let mut buf = [0; 64];
+                let count = view.read_at(ino, 0, &mut buf)?;
+                Ok(buf[..count].to_vec())
+            });
+            match read {
+                Ok(bytes) if bytes == format!("content of {n}").as_bytes() => {
+                    right.fetch_add(1, Ordering::SeqCst)
+                }
+                Err(Error::Io { .. }) => 0,
+                other => {
+                    eprintln!("{name}: {other:?}");
+                    wrong.fetch_add(1, Ordering::SeqCst)
+                }
+            };
+            if stop.load(Ordering::SeqCst) {
+                break;
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for seed in 0..6 {
+            scope.spawn(move || read_all(seed * 100));
+        }
+        for _ in 0..8 {
+            let before = right.load(Ordering::SeqCst);
+            eventually("they read on", || right.load(Ordering::SeqCst) > before + 50);
+            if let Some(pid) = rig.reader.process_id() {
+                signal("KILL", pid);
+            }
+        }
+        let before = right.load(Ordering::SeqCst);
+        eventually("they read on", || right.load(Ordering::SeqCst) > before + 50);
+        stop.store(true, Ordering::SeqCst);
+    });
+    assert_eq!(wrong.load(Ordering::SeqCst), 0);
+    assert_eq!(rig.events.lock().unwrap().len(), 8);
+}
+
+#[test]
+fn a_stopped_worker_is_noticed() {
+    let Some(rig) = rig(|_| ()) else { return };
+    let view = rig.open();
+    let pid = rig.pid();
+    signal("STOP", pid);
+    let stat = || fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    eventually("it is stopped", || stat().contains(") T "));
+    assert!(matches!(view.attr(view.root()), Err(Error::Io { .. })));
+    assert!(rig.event().message.contains("stopped"), "{:?}", rig.event());
+    assert!(view.attr(view.root()).is_ok());
+}
+
+#[test]
+fn a_worker_that_does_not_answer_is_killed() {
+    let hook = ["--spin-at", "many"].map(Into::into).to_vec();
+    let Some(rig) = rig(|options| (options.arguments, options.patience) = (hook, Duration::from_millis(300)))
+    else {
+        return;
+    };
+    let view = rig.open();
+    let pid = rig.pid();
+    assert!(matches!(view.lookup(view.root(), b"many"), Err(Error::Io { .. })));
+    assert!(!Path::new(&format!("/proc/{pid}")).exists(), "it still runs");
+    assert!(rig.event().message.contains("did not answer"), "{:?}", rig.event());
+    assert!(view.lookup(view.root(), b"big").is_ok());
+}
+
+#[test]
+fn a_panic_is_an_error_of_io_and_its_words_are_told() {
+    let Some(rig) = rig(|options| options.arguments = ["--panic-at", "big"].map(Into::into).to_vec()) else {
+        return;
+    };
+    let view = rig.open();
+    assert!(matches!(view.lookup(view.root(), b"big"), Err(Error::Io { .. })));
+    assert!(view.lookup(view.root(), b"many").is_ok());
+    let message = rig.event().message;
+    assert!(message.contains("the test wants a panic") && message.contains("another one runs"), "{message}");
+}
+
+#[test]
+fn dying_over_and_over_costs_little() {
+    let Some(rig) = rig(|options| options.arguments = ["--panic-at", "big"].map(Into::into).to_vec()) else {
+        return;
+    };
+    let view = rig.open();
+    eventually("it is not started any more", || {
+        let error = view.lookup(view.root(), b"big").unwrap_err().to_string();
+        error.contains("too often")
+    });
+    // And again some time later.
+    eventually("another one serves", || view.lookup(view.root(), b"many").is_ok());
+}
+
+#[test]
+fn a_program_that_is_no_worker_is_told() {
+    let Some(rig) = rig(|options| options.program = "/bin/false".into()) else { return };
+    let image = Arc::new(FileImage::open(&rig.file).unwrap());
+    assert!(matches!(rig.reader.open("snap", image), Err(Error::Io { .. })));
+    assert_eq!(rig.event().kind, EventKind::NotStarted);
+}
+
+#[test]
+fn a_worker_ends_with_its_host() {
+    let Some(rig) = rig(|_| ()) else { return };
+    let view = rig.open();
+    let pid = rig.pid();
+    let Rig { reader, .. } = rig;
+    drop(reader);
+    assert!(Path::new(&format!("/proc/{pid}")).exists(), "a file system is open");
+    drop(view);
+    assert!(!Path::new(&format!("/proc/{pid}")).exists(), "it still runs");
+}
