@@ -16,5 +16,6 @@ mod survival;
 mod systemd;
 mod tidy;
 mod tree;
+mod view_workers;
 
 use integration_tests::rig;
