@@ -59,7 +59,8 @@ fn fill(api: &Api, cluster: &Cluster, side: Side, name: &str, size: &str, megaby
     api.create(&of_class(claim(name, size), side.class));
     api.create(&pod(name, &[(name, "/data")]));
     api.until(&format!("pods/{name}"), |pod| pod["status"]["phase"] == "Running");
-    let write = format!("dd if=/dev/urandom of=/data/content bs=1M count={megabytes} 2>/dev/null; sync");
+    let write =
+        format!("dd if=/dev/urandom of=/data/content bs=1M count={megabytes} 2>/dev/null; sync -f /data");
     cluster.try_kubectl(&["exec", name, "--", "sh", "-c", &write]).with(0);
     api.delete(&format!("pods/{name}"));
 }

@@ -175,14 +175,14 @@ fn changed_blocks_are_what_a_byte_wise_diff_finds() {
         let one = |n: &usize| {
             format!("head -c 4096 /dev/urandom | dd of=/dev/disk bs=4096 seek={n} conv=notrunc 2>/dev/null")
         };
-        ns.shell("writer", &(at.iter().map(one).collect::<Vec<_>>().join("; ") + "; sync"));
+        ns.shell("writer", &(at.iter().map(one).collect::<Vec<_>>().join("; ") + "; sync /dev/disk"));
     };
     write(&[0, 1, 2, 77, 500, 501, 4000, 9000, 16383]);
     ns.snapshot("before", "disk");
     write(&[1, 78, 500, 4001, 12000]);
     ns.shell(
         "writer",
-        "head -c 2097152 /dev/urandom | dd of=/dev/disk bs=1M seek=20 conv=notrunc 2>/dev/null; sync",
+        "head -c 2097152 /dev/urandom | dd of=/dev/disk bs=1M seek=20 conv=notrunc 2>/dev/null; sync /dev/disk",
     );
     ns.snapshot("after", "disk");
     write(&[3, 9000]);

@@ -62,7 +62,7 @@ fn deleted_in_every_order() {
     }
     for n in 0..orders.len() {
         ns.wait(&format!("condition=Ready pod/{}", of(n, "source")));
-        ns.shell(&of(n, "source"), &format!("echo {n} >/data/n; sync"));
+        ns.shell(&of(n, "source"), &format!("echo {n} >/data/n; sync -f /data"));
         ns.apply(&snapshot(&of(n, "cut"), &of(n, "source")));
     }
     let nodes: Vec<u32> = (0..orders.len()).map(|n| ns.node_of(&of(n, "source"))).collect();

@@ -99,7 +99,7 @@ fn operate(ns: &Namespace, wanted: &mut Wanted, seed: &mut u64, n: u32) -> Strin
             ns.apply(&on_node(pod(of, &[(of, "/data")]), node));
             ns.wait(&format!("condition=Ready pod/{of}"));
             let content = format!("{of} {n}");
-            let write = format!("echo '{content}' >/data/note && sync");
+            let write = format!("echo '{content}' >/data/note && sync -f /data");
             ns.cluster
                 .eventually("the pod can be told to write", || ns.try_shell(of, &write).code == Some(0));
             wanted.pods.insert(of.to_owned());
@@ -186,7 +186,7 @@ fn everything_converges() {
             ns.apply(&on_node(pod(name, &[(name, "/data")]), *node));
         }
         ns.wait(&format!("condition=Ready pod/{name}"));
-        let read = || ns.try_shell(name, "cat /data/note && echo more >/data/more && sync");
+        let read = || ns.try_shell(name, "cat /data/note && echo more >/data/more && sync -f /data");
         let mut found = read();
         ns.cluster.eventually("the file system is not frozen", || {
             found = read();
