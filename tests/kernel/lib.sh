@@ -97,8 +97,9 @@ prepare_job() { # SIZE COMMAND…
     mkfs.ext4 -q -F -E lazy_itable_init=1,lazy_journal_init=1 -O ^metadata_csum_seed "$scratch/tmp.img"
 }
 
-# Arguments of User Mode Linux for a machine whose console is read by a program.
-uml_console=(con=null "con0=fd:0,fd:1" quiet panic=-1)
+# Arguments of User Mode Linux for a machine whose console is read by a program. Its processes' system calls are caught by seccomp
+# where the host lets it: twice as fast as ptrace, and more processors than one.
+uml_console=(seccomp=auto con=null "con0=fd:0,fd:1" quiet panic=-1)
 
 # Runs a machine and waits for the result that it leaves in the job directory; exits with it.
 boot() { # SECONDS MACHINE ARGUMENT…

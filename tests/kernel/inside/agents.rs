@@ -1,6 +1,6 @@
 //! What an agent holds: it gives back what devices cost, and there is only one of it.
 
-use integration_tests::rig::{Rig, ended};
+use integration_tests::rig::{Rig, ended, resident_mib};
 use integration_tests::times;
 use std::fs;
 
@@ -22,14 +22,20 @@ fn attaching_and_detaching_leaks_nothing() {
     // What is made once, at the first use.
     (0..3).for_each(|_| cycle());
     let (fds, threads) = held(&rig);
+    let mib = resident_mib(rig.pid());
     let rounds = times("COWSLIP_CYCLES", 30);
     (0..rounds).for_each(|_| cycle());
-    println!("{fds} descriptors and {threads} threads before {rounds} cycles, {:?} after", held(&rig));
+    let (after, mib_after) = (held(&rig), resident_mib(rig.pid()));
+    println!(
+        "{fds} descriptors, {threads} threads and {mib} MiB before {rounds} cycles, {after:?} and {mib_after} after"
+    );
     // Workers come and go by themselves; one leaked in each cycle would be many more.
     rig.eventually("descriptors and threads are given back", || {
         let now = held(&rig);
         now.0 <= fds + 3 && now.1 <= threads + 3
     });
+    // A device's buffers alone are more than 1 MiB.
+    assert!(mib_after <= mib + 8, "{mib} MiB before {rounds} cycles, {mib_after} after");
     assert_eq!(rig.devices(), [] as [String; 0]);
     rig.stop_and_check();
 }

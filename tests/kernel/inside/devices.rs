@@ -1,10 +1,12 @@
 //! Devices as the kernel sees them: many of them, growing, in use.
 
+use crate::gaps::report_answers;
 use integration_tests::load::{Load, under_load};
-use integration_tests::rig::{Rig, tool, unmount};
+use integration_tests::rig::{Rig, signal, tool, unmount};
 use integration_tests::times;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 fn size_mib(device: &Path) -> u64 {
     let bytes = tool("blockdev", ["--getsize64".as_ref(), device.as_os_str()]);
@@ -30,7 +32,11 @@ fn many_volumes_are_attached_at_once() {
             .and_then(|()| file.sync_all())
             .expect("the device takes it");
     }
-    rig.kill_and_wait();
+    let pid = rig.pid();
+    let killed = Instant::now();
+    signal("KILL", pid);
+    report_answers(&format!("{count} volumes after a kill"), &devices, killed);
+    rig.wait_for_another(pid);
     for (name, device) in names.iter().zip(&devices) {
         let mut start = vec![0; name.len()];
         let file = fs::File::open(device).expect("the device opens");

@@ -6,6 +6,7 @@ mod devices;
 mod fsynced;
 mod gaps;
 mod kills;
+mod late;
 mod log_writes;
 mod mkfs;
 mod power;

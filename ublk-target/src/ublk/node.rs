@@ -5,7 +5,7 @@ use crate::VolumeKey;
 use crate::error::{Context, Error, Result};
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -52,7 +52,7 @@ impl Node {
         let start = Instant::now();
         loop {
             match File::open(self.path()) {
-                Ok(_) => return Ok(()),
+                Ok(file) => return self.check(&file),
                 Err(e) if matches!(e.raw_os_error(), Some(libc::ENXIO | libc::ENOENT | libc::ENODEV)) => {
                     if start.elapsed() > APPEARANCE {
                         return Err(e).context("open", self.path().display());
@@ -62,6 +62,18 @@ impl Node {
             }
             std::thread::sleep(Duration::from_micros(200));
         }
+    }
+
+    /// Whoever writes to a device that is not there makes a file of its name, and the kernel then makes no node.
+    fn check(self, file: &File) -> Result<()> {
+        let metadata = file.metadata().context("look at", self.path().display())?;
+        if metadata.file_type().is_block_device() {
+            return Ok(());
+        }
+        Err(Error::Invalid {
+            what: self.path().display().to_string(),
+            why: "is in the way of the device of that name and no device itself: remove it".into(),
+        })
     }
 
     /// Opens it for us alone: fails with EBUSY while it is mounted anywhere, swapped on, or part of another device.

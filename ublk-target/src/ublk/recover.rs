@@ -11,6 +11,7 @@ use crate::Disk;
 use crate::error::{Error, Result};
 use crate::links::Links;
 use crate::transport::{Attached, Identity, Recovered, Resolve, VolumeKey};
+use parking_lot::Mutex;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -33,16 +34,18 @@ pub(super) fn all(ublk: &Ublk, resolve: &Resolve<'_>) -> Vec<Recovered> {
         }
     }
     let until = Instant::now() + LAST_SERVER;
-    while !jobs.is_empty() {
-        let batch: Vec<Job> = jobs.drain(..jobs.len().min(AT_ONCE)).collect();
-        let outcomes: Vec<Recovered> = std::thread::scope(|scope| {
-            let threads: Vec<_> =
-                batch.into_iter().map(|job| scope.spawn(move || serve_or_tell(ublk, job, until))).collect();
+    let at_once = jobs.len().min(AT_ONCE);
+    let jobs = Mutex::new(jobs.into_iter());
+    let next = || jobs.lock().next();
+    let serve_some =
+        || std::iter::from_fn(next).map(|job| serve_or_tell(ublk, job, until)).collect::<Vec<_>>();
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..at_once).map(|_| scope.spawn(serve_some)).collect();
+        for thread in threads {
             // A panic there is one here: the process ends and is started again.
-            threads.into_iter().map(|thread| thread.join().expect("recovery of a device")).collect()
-        });
-        recovered.extend(outcomes);
-    }
+            recovered.extend(thread.join().expect("recovery of a device"));
+        }
+    });
     let live: Vec<u32> = Control::devices();
     ublk.links.sweep("/dev/ublkb", |number| live.contains(&number));
     ublk.properties.sweep(|number| live.contains(&number));
