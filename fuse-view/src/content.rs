@@ -22,16 +22,20 @@ impl Content<'_> {
     pub fn extent(&self, offset: u64) -> Result<Option<Extent>> {
         Ok(self.view.extent(self.ino, offset)?.map(|extent| match extent {
             Extent::Data { at, len } => Extent::Data { at: at.saturating_add(self.start), len },
+            Extent::Packed { at, packed, skip, len } => {
+                Extent::Packed { at: at.saturating_add(self.start), packed, skip, len }
+            }
             other => other,
         }))
     }
 
-    /// The ranges of the source that hold content as it is; None: some of it is not anywhere as it is.
+    /// The ranges of the source that hold content; None: some of it is not known to be anywhere.
     pub fn ranges(&self) -> Result<Option<Vec<Range<u64>>>> {
         let (mut offset, mut ranges) = (0_u64, Vec::new());
         while let Some(extent) = self.extent(offset)? {
             match extent {
                 Extent::Data { at, len } => ranges.push(at..at.saturating_add(len)),
+                Extent::Packed { at, packed, .. } => ranges.push(at..at.saturating_add(packed)),
                 Extent::Hole { .. } => {}
                 Extent::Opaque { .. } => return Ok(None),
             }
@@ -53,6 +57,12 @@ pub fn same(old: Content, new: Content, size: u64, shared: &dyn Fn(Range<u64>) -
             (Some(Extent::Hole { .. }), Some(Extent::Hole { .. })) => true,
             (Some(Extent::Data { at, .. }), Some(Extent::Data { at: new_at, .. })) => {
                 at == new_at && shared(at..at.saturating_add(len))
+            }
+            (
+                Some(Extent::Packed { at, packed, skip, .. }),
+                Some(Extent::Packed { at: new_at, packed: new_packed, skip: new_skip, .. }),
+            ) => {
+                (at, packed, skip) == (new_at, new_packed, new_skip) && shared(at..at.saturating_add(packed))
             }
             _ => false,
         };

@@ -115,12 +115,23 @@ pub enum Extent {
         /// Length.
         len: u64,
     },
+    /// Compressed, in these bytes of the source.
+    Packed {
+        /// Byte of the source.
+        at: u64,
+        /// Bytes there.
+        packed: u64,
+        /// Where in what they unpack to this stretch begins.
+        skip: u64,
+        /// Length.
+        len: u64,
+    },
     /// Nowhere: it reads as zeros.
     Hole {
         /// Length.
         len: u64,
     },
-    /// Not as it is anywhere (compressed, among metadata, in a log), or not known: only reading tells.
+    /// Not as it is anywhere (among metadata, in a log), or not known: only reading tells.
     Opaque {
         /// Length.
         len: u64,
@@ -131,7 +142,9 @@ impl Extent {
     /// Length in bytes.
     pub fn bytes(&self) -> u64 {
         match self {
-            Self::Data { len, .. } | Self::Hole { len } | Self::Opaque { len } => *len,
+            Self::Data { len, .. } | Self::Packed { len, .. } | Self::Hole { len } | Self::Opaque { len } => {
+                *len
+            }
         }
     }
 }

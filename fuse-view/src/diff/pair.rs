@@ -37,7 +37,7 @@ pub(super) fn is_shared_dir(trees: &Trees, ino: Ino) -> Result<bool> {
                 Extent::Data { at, len } if trees.changed.meet(&(at..at.saturating_add(len))) => {
                     return Ok(false);
                 }
-                Extent::Opaque { .. } => return Ok(false),
+                Extent::Packed { .. } | Extent::Opaque { .. } => return Ok(false),
                 _ => offset = offset.saturating_add(b.bytes().max(1)),
             },
             _ => return Ok(false),

@@ -75,8 +75,8 @@ fn step(top: &Path, chance: &mut Chance) {
     }
 }
 
-fn evolve(seed: u64, options: &[&str]) -> Option<Volume> {
-    let disk = Disk::new(16, options)?;
+fn evolve(seed: u64, (mib, words): (u64, &[&str])) -> Option<Volume> {
+    let disk = Disk::of(mib, words)?;
     let mut chance = Chance(seed);
     let mut volume = Volume::default();
     for _ in 0..9 {
@@ -170,8 +170,8 @@ fn check_versions(volume: &Volume, manifests: &[Manifest], path: &[u8], seed: u6
     assert_eq!(covered, expected.first().map_or(0, |(at, _)| manifests.len() - at));
 }
 
-fn check(seed: u64, options: &[&str]) {
-    let Some(volume) = evolve(seed, options) else { return };
+fn check(seed: u64, mib: u64, words: &[&str]) {
+    let Some(volume) = evolve(seed, (mib, words)) else { return };
     let all = |dir_times: bool| -> Vec<Manifest> {
         (0..volume.snapshots.len()).map(|at| manifest(volume.source(at), dir_times)).collect()
     };
@@ -190,18 +190,28 @@ fn check(seed: u64, options: &[&str]) {
 #[test]
 fn random_changes_with_extents() {
     for seed in 0..2 {
-        check(seed, &["-t", "ext4", "-I", "256"]);
+        check(seed, 16, &["mke2fs", "-q", "-F", "-t", "ext4", "-I", "256"]);
     }
 }
 
 #[test]
 fn random_changes_with_inline_data() {
-    check(11, &["-t", "ext4", "-O", "inline_data"]);
+    check(11, 16, &["mke2fs", "-q", "-F", "-t", "ext4", "-O", "inline_data"]);
 }
 
 #[test]
 fn random_changes_with_block_pointers() {
-    check(21, &["-t", "ext2", "-b", "1024"]);
+    check(21, 16, &["mke2fs", "-q", "-F", "-t", "ext2", "-b", "1024"]);
+}
+
+#[test]
+fn random_changes_on_xfs() {
+    check(32, 64, &["frozen", "mkfs.xfs", "--unsupported", "-q", "-b", "size=1024", "-m", "rmapbt=1"]);
+}
+
+#[test]
+fn random_changes_on_btrfs() {
+    check(42, 48, &["frozen", "mkfs.btrfs", "-q", "-n", "4096", "-m", "dup"]);
 }
 
 #[test]

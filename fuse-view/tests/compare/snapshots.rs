@@ -1,4 +1,4 @@
-//! Snapshots in memory that share blocks, made of an ext4 image that the kernel changes between them.
+//! Snapshots in memory that share blocks, made of an image that the kernel changes between them.
 
 use fuse_view::{
     BlockRead, Error, Result,
@@ -149,22 +149,31 @@ fn tool(program: &str, args: &[&str]) -> std::result::Result<(), String> {
     }
 }
 
-/// An ext4 image that is mounted to be changed.
+/// An image that is mounted to be changed.
 pub struct Disk {
     dir: tempfile::TempDir,
+    frozen: bool,
 }
 
 impl Disk {
-    /// None, with the reason said: this machine cannot.
+    /// Made by mke2fs. None, with the reason said: this machine cannot.
     pub fn new(mib: u64, options: &[&str]) -> Option<Self> {
+        Self::of(mib, &[&["mke2fs", "-q", "-F"], options].concat())
+    }
+
+    /// Made by the program that `words` begin with; `words` may have `frozen` before it: then images are taken while it
+    /// is mounted and frozen, as snapshots are.
+    pub fn of(mib: u64, words: &[&str]) -> Option<Self> {
+        let frozen = words[0] == "frozen";
+        let (program, options) = words[usize::from(frozen)..].split_first().expect("a program");
         let dir = tempfile::tempdir().unwrap();
         let image = dir.path().join("image");
         fs::File::create(&image).unwrap().set_len(mib << 20).unwrap();
         fs::create_dir(dir.path().join("mnt")).unwrap();
-        let made = tool("mke2fs", &[&["-q", "-F"], options, &[image.to_str().unwrap()]].concat());
-        let disk = Self { dir };
+        let made = tool(program, &[options, &[image.to_str().unwrap()]].concat());
+        let disk = Self { dir, frozen };
         if let Err(why) = made.and_then(|()| disk.mount()) {
-            crate::skip::skip(&format!("needs root, loop devices and e2fsprogs: {why}"));
+            crate::skip::skip(&format!("needs root, loop devices and {program}: {why}"));
             return None;
         }
         disk.unmount();
@@ -177,7 +186,7 @@ impl Disk {
 
     fn mount(&self) -> std::result::Result<(), String> {
         let (image, at) = (self.path("image"), self.path("mnt"));
-        let options = "loop,barrier=0,user_xattr";
+        let options = "loop,noatime";
         tool("mount", &["-o", options, image.to_str().unwrap(), at.to_str().unwrap()])
     }
 
@@ -193,9 +202,17 @@ impl Disk {
     /// Mounts, changes, unmounts; the image after it.
     pub fn change(&self, change: impl FnOnce(&Path)) -> Vec<u8> {
         self.mount().unwrap();
-        change(&self.path("mnt"));
+        let at = self.path("mnt");
+        change(&at);
+        if !self.frozen {
+            self.unmount();
+            return fs::read(self.path("image")).unwrap();
+        }
+        tool("fsfreeze", &["-f", at.to_str().unwrap()]).unwrap();
+        let bytes = fs::read(self.path("image")).unwrap();
+        tool("fsfreeze", &["-u", at.to_str().unwrap()]).unwrap();
         self.unmount();
-        fs::read(self.path("image")).unwrap()
+        bytes
     }
 }
 

@@ -62,6 +62,11 @@ impl Blocks {
         &self.chunks
     }
 
+    /// Bytes of a tree block.
+    pub fn node_bytes(&self) -> u64 {
+        self.node_bytes as u64
+    }
+
     /// How many copies there are of what is at `address`.
     pub fn copies(&self, address: u64) -> Result<usize> {
         Ok(self.chunks.chunk(address)?.copies())

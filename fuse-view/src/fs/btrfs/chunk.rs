@@ -13,6 +13,7 @@ const STRIPE: usize = 32;
 /// Bits of a chunk's type.
 pub(super) mod profile {
     pub const DATA: u64 = 1;
+    pub const METADATA: u64 = 1 << 2;
     pub const RAID0: u64 = 1 << 3;
     pub const RAID1: u64 = 1 << 4;
     pub const DUP: u64 = 1 << 5;
@@ -94,6 +95,18 @@ impl Chunk {
         } else {
             1
         }
+    }
+
+    /// Bytes of each stripe.
+    pub fn stripe_bytes(&self) -> u64 {
+        let spread = self.kind & (profile::RAID0 | profile::RAID10) != 0;
+        let parts = if spread { self.stripes.len() / self.copies().max(1) } else { 1 };
+        self.len / (parts as u64).max(1)
+    }
+
+    /// Where its stripes on `device` begin.
+    pub fn stripes_on(&self, device: u64) -> impl Iterator<Item = u64> {
+        self.stripes.iter().filter(move |stripe| stripe.device == device).map(|stripe| stripe.offset)
     }
 
     /// Where `copy` of the bytes at logical address `at`, which must lie in this chunk, is on `device`.
@@ -189,6 +202,11 @@ impl ChunkMap {
     /// Where `copy` of the bytes at `at` is.
     pub fn place(&self, at: u64, copy: usize) -> Result<Place> {
         self.chunk(at)?.place(at, copy, self.device)
+    }
+
+    /// The device that is read.
+    pub fn device(&self) -> u64 {
+        self.device
     }
 
     /// All chunks in the order of their addresses.

@@ -118,7 +118,7 @@ impl Iterator for Extents<'_> {
 }
 
 impl Btrfs {
-    fn extents<'a>(&'a self, inode: &'a Inode, offset: u64) -> Result<Extents<'a>> {
+    pub(super) fn extents<'a>(&'a self, inode: &'a Inode, offset: u64) -> Result<Extents<'a>> {
         let view = inode.subvol.view(&self.blocks);
         let mut from = Key::new(inode.ino, kind::EXTENT_DATA, offset);
         if let Some((key, _)) = view.prev(from)?
@@ -229,7 +229,7 @@ impl Btrfs {
         for extent in self.extents(inode, offset)? {
             let (extent, _) = extent?;
             let end = extent.end().checked_next_multiple_of(sector).unwrap_or(u64::MAX);
-            if end <= offset {
+            if end <= offset || extent.bytes == 0 {
                 continue;
             }
             match &mut found {

@@ -69,6 +69,22 @@ impl<'a> View<'a> {
         Ok(leaf.at_or_before(key).map(|at| (leaf.key(at), Bytes::of(&leaf, at))))
     }
 
+    /// The address of the leaf on disk in which `key` is or would be.
+    pub fn leaf_address(&self, key: Key) -> Result<u64> {
+        let mut node = self.blocks.root(&self.tree)?;
+        let mut address = self.tree.address;
+        while node.level() > 0 {
+            let at = node.at_or_before(key).unwrap_or(0);
+            let generation;
+            (address, generation) = node.child(at);
+            if node.level() == 1 {
+                break;
+            }
+            node = self.blocks.node(address, node.level() - 1, generation, Some(node.key(at)))?;
+        }
+        Ok(address)
+    }
+
     /// The leaf in which `key` is or would be. `next` becomes the first key of the leaf after it, also on an error.
     fn leaf(&self, key: Key, next: &mut Option<Key>) -> Result<Arc<Node>> {
         let mut node = self.blocks.root(&self.tree)?;

@@ -21,6 +21,7 @@ mod inode;
 mod items;
 mod key;
 mod node;
+mod place;
 mod replay;
 mod shadow;
 mod space;
@@ -29,7 +30,7 @@ mod superblock;
 mod xattr;
 
 use crate::overlay::Scratch;
-use crate::{Attr, BlockRead, DirEntry, Error, FileKind, FsView, Ino, Result, StatFs};
+use crate::{Attr, BlockRead, DirEntry, Error, Extent, FileKind, FsView, Ino, Result, StatFs};
 use blocks::{Blocks, TreeRoot};
 use chunk::ChunkMap;
 use inode::Inode;
@@ -254,6 +255,18 @@ impl FsView for Btrfs {
 
     fn next_data(&self, ino: Ino, offset: u64) -> Result<Option<Range<u64>>> {
         self.next_range(&self.regular(ino)?, offset)
+    }
+
+    fn extent(&self, ino: Ino, offset: u64) -> Result<Option<Extent>> {
+        self.content_extent(ino, offset)
+    }
+
+    fn inode_at(&self, ino: Ino) -> Result<Option<Range<u64>>> {
+        self.inode_leaf(ino)
+    }
+
+    fn bookkeeping(&self) -> Result<Option<Vec<Range<u64>>>> {
+        self.all_bookkeeping()
     }
 
     fn readlink(&self, ino: Ino) -> Result<Vec<u8>> {

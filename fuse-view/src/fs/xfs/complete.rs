@@ -47,6 +47,14 @@ impl Completed {
         self.forks.get(&(ino, which)).map(Vec::as_slice)
     }
 
+    /// Whether anything of an inode differs.
+    pub fn changes(&self, ino: Ino) -> bool {
+        [Which::Data, Which::Attributes].iter().any(|which| self.forks.contains_key(&(ino, *which)))
+            || self.blocks.contains_key(&ino)
+            || self.sizes.contains_key(&ino)
+            || self.attributes.contains_key(&ino)
+    }
+
     /// Corrects an inode as it is read.
     pub fn correct(&self, inode: &mut Inode) {
         if let Some(size) = self.sizes.get(&inode.ino) {

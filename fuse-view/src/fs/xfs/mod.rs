@@ -22,12 +22,13 @@ mod image;
 mod index;
 mod inode;
 mod log;
+mod place;
 mod superblock;
 mod symlink;
 mod tree;
 
 use crate::overlay::Scratch;
-use crate::{Attr, BlockRead, DirEntry, Error, FileKind, FsView, Ino, Result, StatFs};
+use crate::{Attr, BlockRead, DirEntry, Error, Extent, FileKind, FsView, Ino, Result, StatFs};
 use complete::Completed;
 use image::Image;
 use inode::{Inode, Which};
@@ -141,6 +142,18 @@ impl FsView for Xfs {
 
     fn is_unchecked(&self) -> bool {
         true
+    }
+
+    fn extent(&self, ino: Ino, offset: u64) -> Result<Option<Extent>> {
+        self.content_extent(ino, offset)
+    }
+
+    fn inode_at(&self, ino: Ino) -> Result<Option<Range<u64>>> {
+        Ok(self.inode_range(ino))
+    }
+
+    fn bookkeeping(&self) -> Result<Option<Vec<Range<u64>>>> {
+        Ok(self.all_bookkeeping())
     }
 
     fn readlink(&self, ino: Ino) -> Result<Vec<u8>> {

@@ -11,6 +11,7 @@ use crate::{Error, Ino, Result};
 /// Features of version 5 that a reader must know.
 pub(super) mod incompat {
     pub const FTYPE: u32 = 0x1;
+    pub const SPARSE_INODES: u32 = 0x2;
     pub const META_UUID: u32 = 0x4;
     pub const NEEDS_REPAIR: u32 = 0x10;
     /// All that is read. Sparse inodes (2), bigtime (8), nrext64 (0x20), exchange of ranges (0x40), parent pointers
