@@ -2,6 +2,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod cuts;
 mod damage;
 mod image;
 mod oracle;

@@ -81,10 +81,16 @@ fn fragment(top: &Path) {
     File::options().write(true).open(top.join("large")).unwrap().write_all_at(b"changed", 700_000).unwrap();
 }
 
+/// How the kernel shows what the reader shows: in UTC, names in UTF-8.
+pub const OPTIONS: &str = "utf8=1,tz=UTC,umask=022,codepage=437";
+
+/// Whether this is the kernel of `make test-kernel`, which mounts vfat.
+pub fn is_test_kernel() -> bool {
+    std::env::var_os("COWSLIP_TEST_KERNEL").is_some()
+}
+
 /// Compares with the kernel's mount; false: this kernel has no vfat, or we may not mount.
 fn against_the_kernel(image: &Path, at: &Path, seed: u64) -> bool {
-    // As the reader shows it: UTC, names in UTF-8.
-    const OPTIONS: &str = "utf8=1,tz=UTC,umask=022,codepage=437";
     if !sys::is_root() || Mount::with(image, at, OPTIONS).is_err() {
         return false;
     }
@@ -166,6 +172,8 @@ fn check(mib: u64, options: &str) {
     let seed = mib;
     if against_the_kernel(&image, &dir.path().join("mnt"), seed) {
         println!("compared with the kernel: {options}");
+    } else if is_test_kernel() {
+        panic!("this kernel should mount vfat, and does not");
     } else if against_mtools(&image, dir.path(), seed) {
         println!("compared with mtools, as this kernel mounts no vfat: {options}");
     }
@@ -186,6 +194,20 @@ fn fat16() {
 fn fat32() {
     check(80, "-F 32 -s 1");
     check(300, "-F 32 -S 4096 -s 1");
+}
+
+/// All of the above where there is a kernel to compare with, and sizes of clusters and tables that are rare.
+#[test]
+fn test_kernel_shows_the_same() {
+    if !is_test_kernel() {
+        return;
+    }
+    fat12();
+    fat16();
+    fat32();
+    check(30, "-F 12 -s 64 -f 1");
+    check(120, "-F 16 -s 32 -R 8");
+    check(130, "-F 32 -s 2 -f 1 -R 40 -b 7");
 }
 
 #[test]

@@ -74,3 +74,13 @@ fn old_features() {
 fn new_features() {
     check(320, "-m bigtime=1,rmapbt=1,reflink=1,inobtcount=1 -i nrext64=1,size=2048 -d agcount=2 -L label");
 }
+
+#[test]
+fn test_kernel_shows_version_4_the_same() {
+    if std::env::var_os("COWSLIP_TEST_KERNEL").is_none() {
+        return;
+    }
+    check(320, "-m crc=0");
+    check(200, "-m crc=0 -b size=512 -i size=256,attr=1,projid32bit=0 -n ftype=0 -l version=1,lazy-count=0");
+    check(200, "-m crc=0 -b size=1024 -n size=16384,ftype=1 -d agcount=7");
+}

@@ -28,12 +28,24 @@ struct Run {
 #[derive(Debug, Default)]
 pub struct Chain {
     runs: Vec<Run>,
+    /// Where it leads in the end, if that is no cluster: what comes before can be read.
+    lost: Option<u32>,
 }
 
 impl Chain {
     /// Number of clusters.
     pub fn clusters(&self) -> u64 {
         self.runs.last().map_or(0, |run| run.index + u64::from(run.count))
+    }
+
+    /// The chain, which must be whole.
+    pub fn whole(self: Arc<Self>) -> Result<Arc<Self>> {
+        match self.lost {
+            None => Ok(self),
+            Some(cluster) => {
+                Err(Error::Corrupt(format!("vfat: a chain leads to {cluster}, which is no cluster")))
+            }
+        }
     }
 
     /// The cluster with this index, and how many from it on are neighbours.
@@ -82,7 +94,7 @@ impl Chains {
     /// The chain that begins with cluster `first`.
     ///
     /// # Errors
-    /// [`Error::Corrupt`] where it leads out of the table, into a free cluster, or back into itself.
+    /// [`Error::Corrupt`] where it leads back into itself.
     pub fn of(&self, first: u32) -> Result<Arc<Chain>> {
         self.known.get_or_insert_with(&first, || self.walk(first).map(Arc::new))
     }
@@ -93,9 +105,8 @@ impl Chains {
         let mut reader = TableReader { chains: self, at: u64::MAX, piece: Vec::new() };
         for _ in 0..self.clusters {
             if cluster < FIRST_CLUSTER || cluster - FIRST_CLUSTER >= self.clusters {
-                return Err(Error::Corrupt(format!(
-                    "vfat: the chain from cluster {first} leads to {cluster}, which is none"
-                )));
+                chain.lost = Some(cluster);
+                return Ok(chain);
             }
             chain.push(cluster);
             match reader.next(cluster)? {

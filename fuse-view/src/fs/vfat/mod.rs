@@ -79,21 +79,12 @@ impl Vfat {
         }
     }
 
-    fn file_chain(&self, ino: Ino, entry: &Entry) -> Result<Arc<Chain>> {
-        let clusters = u64::from(entry.size).div_ceil(self.boot.cluster_bytes);
-        let first = entry.first_cluster(self.boot.is_fat32());
-        if clusters == 0 {
+    /// The clusters of a file; where they end before its size, what there is of it can be read.
+    fn file_chain(&self, entry: &Entry) -> Result<Arc<Chain>> {
+        if entry.size == 0 {
             return Ok(Arc::new(Chain::default()));
         }
-        let chain = self.chains.of(first)?;
-        if chain.clusters() < clusters {
-            return Err(Error::Corrupt(format!(
-                "vfat inode {ino}: {} bytes, but only {} clusters",
-                entry.size,
-                chain.clusters()
-            )));
-        }
-        Ok(chain)
+        self.chains.of(entry.first_cluster(self.boot.is_fat32()))
     }
 
     /// Where a directory lies: ranges of the source.
@@ -109,7 +100,7 @@ impl Vfat {
                 entry.first_cluster(self.boot.is_fat32())
             }
         };
-        Ok(DirBytes::Chain(self.chains.of(first)?))
+        Ok(DirBytes::Chain(self.chains.of(first)?.whole()?))
     }
 
     fn dir_len(&self, dir: &DirBytes) -> u64 {
@@ -137,7 +128,7 @@ impl Vfat {
         Some((self.boot.cluster_at(cluster) + within, count * size - within))
     }
 
-    /// Hands the names of directory `ino` from byte `from` on to `each` with the byte behind each, until it says that
+    /// Hands the names of directory `ino` from byte `from` on, `.` and `..` among them, to `each` with the byte behind each, until it says that
     /// it has enough.
     fn walk(&self, ino: Ino, from: u64, mut each: impl FnMut(&Named, Ino, u64) -> bool) -> Result<()> {
         let dir = self.dir_chain(ino)?;
@@ -149,6 +140,10 @@ impl Vfat {
             let piece = self.dev.piece(at, usize::try_from(count).unwrap_or(0))?;
             for (index, raw) in (0..).zip(piece.chunks_exact(32)) {
                 let behind = offset + (index + 1) * ENTRY_BYTES;
+                // Nothing was ever written from here on; what is there all the same was there before.
+                if raw.first() == Some(&0) {
+                    return Ok(());
+                }
                 let Some(raw) = raw.try_into().ok().and_then(Entry::parse) else {
                     long.forget();
                     continue;
@@ -158,10 +153,10 @@ impl Vfat {
                     continue;
                 }
                 let named = long.take(&raw);
-                if !raw.is_file() || raw.is_dot() {
+                if !raw.is_file() {
                     continue;
                 }
-                if !crate::walk::is_plain_name(&named.name) {
+                if !named.is_dot && !crate::walk::is_plain_name(&named.name) {
                     tracing::debug!(ino, offset, "vfat: a name that no file can have");
                     continue;
                 }
@@ -177,26 +172,19 @@ impl Vfat {
 
     fn attr_of_dir(&self, ino: Ino, times: [Timestamp; 3], btime: Option<Timestamp>) -> Result<Attr> {
         let size = self.dir_len(&self.dir_chain(ino)?);
-        let mut subdirs = 0;
+        // The root directory has no entries for itself and the one above.
+        let mut dirs = if ino == ROOT { 2 } else { 0 };
         // A damaged directory still has attributes.
         let _ = self.walk(ino, 0, |named, _, _| {
-            subdirs += u32::from(named.is_dir);
+            dirs += u32::from(named.is_dir);
             true
         });
+        if dirs < 2 {
+            return Err(Error::Corrupt(format!("vfat: directory {ino} does not begin as one")));
+        }
         let [mtime, atime, ctime] = times;
         let (kind, blocks_512) = (FileKind::Dir, size / 512);
-        Ok(Attr {
-            ino,
-            kind,
-            size,
-            blocks_512,
-            nlink: 2 + subdirs,
-            mtime,
-            atime,
-            ctime,
-            btime,
-            ..base_attr()
-        })
+        Ok(Attr { ino, kind, size, blocks_512, nlink: dirs, mtime, atime, ctime, btime, ..base_attr() })
     }
 
     fn free_clusters(&self) -> u64 {
@@ -261,6 +249,9 @@ impl FsView for Vfat {
         let (mut exact, mut alike) = (None, None);
         let folded = names::fold(name);
         self.walk(dir, 0, |named, ino, _| {
+            if named.is_dot {
+                return true;
+            }
             if named.name == name {
                 exact = Some(ino);
             } else if alike.is_none() && named.is_alike(&folded) {
@@ -277,6 +268,9 @@ impl FsView for Vfat {
             return Ok(entries);
         }
         let listed = self.walk(dir, cookie, |named, ino, behind| {
+            if named.is_dot {
+                return true;
+            }
             let kind = Some(if named.is_dir { FileKind::Dir } else { FileKind::File });
             entries.push(DirEntry { name: named.name.clone(), ino, kind, cookie: behind });
             entries.len() < max
@@ -307,7 +301,7 @@ impl FsView for Vfat {
         if len == 0 {
             return Ok(0);
         }
-        let chain = self.file_chain(ino, &entry)?;
+        let chain = self.file_chain(&entry)?;
         let mut done = 0;
         while done < len {
             let short = || Error::Corrupt(format!("vfat inode {ino}: its clusters end before its size"));
@@ -330,11 +324,14 @@ impl FsView for Vfat {
             (self.dir_place(&dir, offset), self.dir_len(&dir))
         } else {
             let entry = self.file_entry(ino)?;
-            let chain = self.file_chain(ino, &entry)?;
+            let chain = self.file_chain(&entry)?;
             (self.place(&chain, offset), u64::from(entry.size))
         };
         let left = size.saturating_sub(offset);
-        Ok(place.filter(|_| left > 0).map(|(at, len)| Extent::Data { at, len: len.min(left) }))
+        Ok((left > 0).then(|| match place {
+            Some((at, len)) => Extent::Data { at, len: len.min(left) },
+            None => Extent::Opaque { len: left },
+        }))
     }
 
     fn is_unchecked(&self) -> bool {

@@ -13,6 +13,8 @@ pub struct Named {
     pub name: Vec<u8>,
     short: String,
     pub is_dir: bool,
+    /// `.` or `..`.
+    pub is_dot: bool,
 }
 
 impl Named {
@@ -74,7 +76,7 @@ impl LongName {
         let long = valid.then(|| text(&self.units)).filter(|name| !name.is_empty());
         self.forget();
         let name = long.unwrap_or_else(|| short.clone()).into_bytes();
-        Named { name, short, is_dir: entry.is_dir() }
+        Named { name, short, is_dir: entry.is_dir(), is_dot: entry.is_dot() }
     }
 }
 
