@@ -141,8 +141,7 @@ fn compare(case: &Case, what: &str, disk: Vec<u8>, dir: &Path, seen: &mut Seen) 
             let log = run("dmesg", &[]).unwrap_or_default();
             let log: Vec<&str> = log.lines().rev().take(6).collect();
             println!("{what}: the kernel refuses ({}), {log:?}; ours: {told}", e.trim());
-            // The kernel fails on some fast commits of its own.
-            assert!(fast || !matches!(&told[..], "clean" | "replayed"), "{what}: {told}");
+            assert!(!matches!(&told[..], "clean" | "replayed"), "{what}: {told}");
             return;
         }
     };

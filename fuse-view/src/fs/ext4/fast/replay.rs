@@ -8,11 +8,12 @@ use super::{DirEdit, FastLayer, InodeEdit, Mapped, Ranges};
 use crate::fs::bytes::{le16, le32};
 use crate::fs::kind;
 use crate::walk::is_plain_name;
-use crate::{Error, Piece, Result};
+use crate::{Error, FileKind, Piece, Result};
 
 /// `i_block` within an inode.
 const BLOCK_AREA: std::ops::Range<usize> = 40..100;
 const MODE: usize = 0;
+const SIZE: usize = 4;
 const LINKS: usize = 0x1A;
 const BLOCKS_LOW: usize = 0x1C;
 const BLOCKS_HIGH: usize = 0x74;
@@ -98,6 +99,11 @@ impl Replayer<'_> {
         } else if flags & flag::INLINE_DATA != 0 {
             raw[BLOCK_AREA].copy_from_slice(&body[BLOCK_AREA]);
         }
+        if let Some(why) = refused(&raw) {
+            self.trouble.get_or_insert(format!(
+                "a fast commit has inode {ino}, {why}: all of it is shown, and the kernel would refuse to mount this"
+            ));
+        }
         let edit = self.edit(ino, slot);
         edit.raw = raw.into();
         edit.recount = flags & flag::INLINE_DATA == 0;
@@ -126,7 +132,7 @@ impl Replayer<'_> {
             return Ok(Some(None));
         }
         let dir = match self.fs.parse_inode(parent, raw, false) {
-            Ok(dir) if dir.kind == crate::FileKind::Dir => dir,
+            Ok(dir) if dir.kind == FileKind::Dir => dir,
             _ => return Ok(None),
         };
         match self.fs.find(&dir, name) {
@@ -195,6 +201,21 @@ impl Replayer<'_> {
             edit.raw = with_blocks(&edit.raw, units);
         }
         Ok(())
+    }
+}
+
+/// Why the kernel, which reads an inode again after writing it, gives up its recovery at this one.
+fn refused(raw: &[u8]) -> Option<&'static str> {
+    let size = usize::try_from(le32(raw, SIZE)).unwrap_or(usize::MAX);
+    let is_fast_link = kind::of_mode(le16(raw, MODE)) == Some(FileKind::Symlink)
+        && (1..BLOCK_AREA.len()).contains(&size)
+        && le32(raw, FLAGS) & flag::INLINE_DATA == 0;
+    if le16(raw, LINKS) == 0 {
+        Some("which had no name any more and was open")
+    } else if is_fast_link && raw[BLOCK_AREA].iter().position(|&byte| byte == 0) != Some(size) {
+        Some("a symbolic link whose target is not recorded")
+    } else {
+        None
     }
 }
 
