@@ -10,7 +10,7 @@ DESTDIR ?=
 # Cargo's own answer: it knows CARGO_TARGET_DIR and every configuration file.
 TARGET_DIR = $(shell $(CARGO) metadata --no-deps --format-version 1 | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')
 
-SCRIPTS := setup/run setup/install .ci/run deploy/image $(wildcard demo/*) $(addprefix tests/kernel/,build debian debian-init init lib.sh rootfs run stock systemd systemd-job test) \
+SCRIPTS := setup/run setup/install .ci/run deploy/image fuse-view/fuzz/run fuse-view/fuzz/seeds/make $(wildcard demo/*) $(addprefix tests/kernel/,build debian debian-init init lib.sh rootfs run stock systemd systemd-job test) \
 	$(addprefix tests/kubernetes/,build cluster driver image images roles test)
 
 .PHONY: help
@@ -39,8 +39,8 @@ test-kernel: ## Tests on a kernel of their own, with ublk: built once and cached
 	@CARGO='$(CARGO)' tests/kernel/test
 
 .PHONY: fuzz
-fuzz: ## Mutated images of every format, SECONDS=60 each (root: a dirty journal comes from a mount)
-	FUZZ_SECONDS=$(or $(SECONDS),60) $(CARGO) test -p fuse-view --locked --test fuzz -- --nocapture
+fuzz: ## Changed images of every format, guided by coverage, SECONDS=60 each; needs a C++ compiler
+	for target in ext4 xfs btrfs vfat containers; do CARGO='$(CARGO)' fuse-view/fuzz/run $$target $(or $(SECONDS),60) || exit 1; done
 
 .PHONY: crash
 crash: ## Random crash cuts of the store for SECONDS=600, from COWSLIP_CRASH_SEED (1) on; prints cuts and seeds
@@ -71,6 +71,10 @@ bench-kubernetes: ## The driver beside csi-driver-host-path in one cluster, writ
 .PHONY: bench
 bench: ## The store beside fio on one file, as ratios, written to docs/benchmarks.md (ARGS="--rounds 5 --seconds 3")
 	$(CARGO) bench -p store --locked --bench engine -- --out $(CURDIR)/docs/benchmarks.md $(ARGS)
+
+.PHONY: bench-files
+bench-files: ## The file view beside the kernel's mount, as ratios, written to docs/benchmarks-files.md (root; images take minutes to make)
+	$(CARGO) bench -p fuse-view --locked --bench files -- --out $(CURDIR)/docs/benchmarks-files.md $(ARGS)
 
 .PHONY: lint
 lint: check-format check-scripts ## Formatting, clippy, rustdoc and the shell scripts, warnings being errors

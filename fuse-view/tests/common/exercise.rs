@@ -108,12 +108,38 @@ pub fn bounded(image: Arc<dyn BlockRead>) -> Arc<dyn BlockRead> {
     Arc::new(Bounded { image, read: AtomicU64::new(0) })
 }
 
-/// The same of any source: the entry for fuzzers.
+/// How much is asked of one image.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Inodes that are looked at.
+    pub inodes: usize,
+    /// Ranges of data that are read of each file.
+    pub pieces: usize,
+    /// Bytes that are read of each.
+    pub bytes: usize,
+}
+
+impl Limits {
+    /// Everything in an image of a test.
+    pub const USUAL: Self = Self { inodes: 5000, pieces: 50, bytes: 1 << 16 };
+    /// For many small images.
+    pub const FEW: Self = Self { inodes: 200, pieces: 4, bytes: 1 << 13 };
+}
+
+/// The same of any source.
 pub fn exercise_source(dev: Arc<dyn BlockRead>) -> (usize, usize) {
+    exercise_within(dev, Limits::USUAL)
+}
+
+/// The same within limits: the entry for fuzzers.
+pub fn exercise_within(dev: Arc<dyn BlockRead>, limits: Limits) -> (usize, usize) {
     let Ok(fs) = open(dev) else { return (0, 1) };
     let _ = (fs.label(), fs.replay(), fs.statfs(), fs.format());
     let (mut good, mut bad) = (0, 0);
     let mut count = |ok: bool| if ok { good += 1 } else { bad += 1 };
+    if let Ok(Some(ranges)) = fs.bookkeeping() {
+        assert!(ranges.is_sorted_by_key(|range| range.start), "not ascending: {ranges:?}");
+    }
     let mut seen = HashSet::from([fs.root()]);
     let mut todo = vec![fs.root()];
     while let Some(ino) = todo.pop() {
@@ -122,18 +148,38 @@ pub fn exercise_source(dev: Arc<dyn BlockRead>) -> (usize, usize) {
             count(false);
             continue;
         };
+        let _ = fs.inode_at(ino);
         match attr.kind {
             FileKind::Dir => list(&*fs, ino, &mut count, |ino| {
-                if seen.len() < 5000 && seen.insert(ino) {
+                if seen.len() < limits.inodes && seen.insert(ino) {
                     todo.push(ino);
                 }
             }),
             FileKind::Symlink => count(fs.readlink(ino).is_ok()),
-            FileKind::File => read(&*fs, ino, attr.size, &mut count),
+            FileKind::File => read(&*fs, ino, attr.size, limits, &mut count),
             _ => count(true),
+        }
+        if matches!(attr.kind, FileKind::File | FileKind::Dir) {
+            extents(&*fs, ino, limits, &mut count);
         }
     }
     (good, bad)
+}
+
+/// Where content lies: ranges that follow each other.
+fn extents(fs: &dyn FsView, ino: u64, limits: Limits, count: &mut impl FnMut(bool)) {
+    let mut at = 0u64;
+    for _ in 0..limits.pieces {
+        match fs.extent(ino, at) {
+            Ok(Some(extent)) => {
+                assert!(extent.bytes() > 0, "an extent of nothing");
+                let Some(next) = at.checked_add(extent.bytes()) else { break };
+                at = next;
+            }
+            Ok(None) => return,
+            Err(_) => return count(false),
+        }
+    }
 }
 
 fn list(fs: &dyn FsView, dir: u64, count: &mut impl FnMut(bool), mut visit: impl FnMut(u64)) {
@@ -162,10 +208,10 @@ fn list(fs: &dyn FsView, dir: u64, count: &mut impl FnMut(bool), mut visit: impl
     count(matches!(fs.lookup(dir, b"len4096"), Ok(_) | Err(Error::NotFound(_))));
 }
 
-fn read(fs: &dyn FsView, ino: u64, size: u64, count: &mut impl FnMut(bool)) {
+fn read(fs: &dyn FsView, ino: u64, size: u64, limits: Limits, count: &mut impl FnMut(bool)) {
     let mut at = 0;
-    let mut buf = vec![0; 1 << 16];
-    for _ in 0..50 {
+    let mut buf = vec![0; limits.bytes];
+    for _ in 0..limits.pieces {
         match fs.next_data(ino, at) {
             Ok(Some(range)) => {
                 assert!(range.start >= at && range.end > range.start && range.end <= size);

@@ -11,6 +11,9 @@ use crate::fs::run::Place;
 use crate::{Error, Extent, FileKind, Ino, Result};
 use std::ops::Range;
 
+/// Most inodes that no name leads to.
+const MAX_RESERVED: u32 = 128;
+
 impl Ext4 {
     /// Whether every byte is where the image has it.
     fn is_plain(&self) -> bool {
@@ -53,7 +56,8 @@ impl Ext4 {
     /// Superblocks, descriptors, bitmaps, inode tables, and the content of inodes that no name leads to.
     pub(super) fn all_bookkeeping(&self) -> Result<Option<Vec<Range<u64>>>> {
         let sb = &self.sb;
-        if !self.is_plain() || sb.has(incompat::META_BG) {
+        // Eleven everywhere; a larger number is a lie, and would take for ever.
+        if !self.is_plain() || sb.has(incompat::META_BG) || sb.first_ino > MAX_RESERVED {
             return Ok(None);
         }
         let bits = sb.block_bits;

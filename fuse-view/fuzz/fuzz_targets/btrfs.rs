@@ -1,0 +1,3 @@
+#![no_main]
+const TARGET: &str = "btrfs";
+include!("target.rs");

@@ -1,0 +1,3 @@
+#![no_main]
+const TARGET: &str = "ext4";
+include!("target.rs");

@@ -1,0 +1,3 @@
+#![no_main]
+const TARGET: &str = "xfs";
+include!("target.rs");
