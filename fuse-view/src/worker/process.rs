@@ -201,7 +201,7 @@ impl Process {
                 }
                 Some(Reply::Blocks { offset, len, .. }) => {
                     let given = self.reading(|| give(lane, &**blocks, offset, len))?;
-                    let told: Blocks = given.as_ref().map(|()| ()).map_err(Fault::from);
+                    let told: Blocks = given.as_ref().copied().map_err(Fault::from);
                     ours = given.err().or(ours);
                     lane.send(&told).map_err(broken)?;
                 }

@@ -97,13 +97,10 @@ struct Known {
 
 impl RemoteView {
     /// What `source` was found to hold.
-    pub fn new(source: Source, about: About) -> Self {
-        let about = About {
-            format: plain(&about.format),
-            label: plain(&about.label),
-            replay: plain(&about.replay),
-            ..about
-        };
+    pub fn new(source: Source, mut about: About) -> Self {
+        for text in [&mut about.format, &mut about.label, &mut about.replay] {
+            *text = plain(text);
+        }
         Self { source, about, known: Cache::new(KNOWN_FILES) }
     }
 
