@@ -1,10 +1,14 @@
-//! What an image is made of: one bare file system, partitions, or neither.
+//! What an image is made of: one bare file system, partitions, logical volumes, or neither.
 //!
 //! Every range a table names is checked against the image before it is used; a table that lies is
 //! [`Error::Corrupt`] as a whole, for what it says of one partition is no better than what it says of another.
 
+mod lvm;
+mod text;
+mod unplaced;
+
 use crate::fs::{Format, bytes, detect};
-use crate::source::Slice;
+use crate::source::{Joined, Slice};
 use crate::{BlockRead, Error, Result};
 use bytes::{le16, le32, u8_at};
 use gptman::{GPTHeader, GPTPartitionEntry};
@@ -21,17 +25,77 @@ const MAX_GPT_ENTRIES: u32 = 4096;
 /// Bytes of a GPT entry; the standard allows more, nothing writes it.
 const GPT_ENTRY: u32 = 128;
 
-/// One partition of a table.
+/// One partition of a table, or one logical volume.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Partition {
-    /// Number as Linux counts: `p1` is 1; logical ones start at 5.
+    /// Number as Linux counts: `p1` is 1; logical ones start at 5. Logical volumes have those behind all partitions.
     pub number: u32,
-    /// First byte.
+    /// The directory that it is shown as: `p1`; the name of a logical volume, after `p1-` if it lies in a partition.
+    pub directory: String,
+    /// First byte; of a logical volume in several pieces that of none.
     pub offset: u64,
     /// Length in bytes, never 0.
     pub len: u64,
-    /// Name that a GPT gives, otherwise empty.
+    /// Name that a GPT gives, group and name of a logical volume, otherwise empty.
     pub name: String,
+    /// What it is made of.
+    pub place: Place,
+}
+
+/// Where the bytes of a partition or of a logical volume are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Place {
+    /// These ranges of the image, one behind the other.
+    Pieces(Vec<Range<u64>>),
+    /// Not to be had; why.
+    Refused(String),
+}
+
+impl Place {
+    /// The first byte of it that is anywhere.
+    fn start(&self) -> u64 {
+        match self {
+            Self::Pieces(pieces) => pieces.first().map_or(0, |piece| piece.start),
+            Self::Refused(_) => 0,
+        }
+    }
+
+    /// Of a part of an image that begins at byte `start`: the same on the image.
+    fn moved(self, start: u64) -> Self {
+        match self {
+            Self::Pieces(pieces) => {
+                Self::Pieces(pieces.into_iter().map(|p| p.start + start..p.end + start).collect())
+            }
+            refused @ Self::Refused(_) => refused,
+        }
+    }
+}
+
+impl Partition {
+    /// A partition of a table.
+    pub fn new(number: u32, offset: u64, len: u64, name: String) -> Self {
+        let place = Place::Pieces(vec![offset..offset + len]);
+        Self { number, directory: format!("p{number}"), offset, len, name, place }
+    }
+
+    /// Its bytes on `image`. Those of one that is refused tell why at every read.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] where it leaves the image.
+    pub fn source(&self, image: &Arc<dyn BlockRead>) -> Result<Arc<dyn BlockRead>> {
+        Ok(match &self.place {
+            Place::Pieces(pieces) => match &pieces[..] {
+                [piece] => Arc::new(Slice::new(image.clone(), piece.clone())?),
+                _ => Arc::new(Joined::new(image.clone(), pieces.clone())?),
+            },
+            Place::Refused(why) => Arc::new(Refused { why: why.clone(), len: self.len }),
+        })
+    }
+
+    /// Whether its bytes follow each other from `offset` on.
+    fn is_in_one_piece(&self) -> bool {
+        matches!(&self.place, Place::Pieces(pieces) if pieces.len() == 1)
+    }
 }
 
 /// What an image holds.
@@ -51,6 +115,9 @@ pub enum Contents {
 pub fn open(dev: &Arc<dyn BlockRead>) -> Result<Contents> {
     let gpt = gpt(&**dev)?;
     if gpt.is_none() {
+        if let Some(volumes) = lvm::volumes(&**dev)? {
+            return placed(dev, numbered(volumes, "", 1, 0));
+        }
         // The boot sector of a FAT is signed like a table: a file system that is known decides.
         if let Some(format) = detect(&**dev)? {
             return Ok(Contents::FileSystem(format));
@@ -63,12 +130,64 @@ pub fn open(dev: &Arc<dyn BlockRead>) -> Result<Contents> {
     if partitions.is_empty() {
         return Ok(Contents::Raw);
     }
-    let mut sliced: Vec<(Partition, Arc<dyn BlockRead>)> = Vec::with_capacity(partitions.len());
+    placed(dev, with_volumes(dev, partitions)?)
+}
+
+fn placed(dev: &Arc<dyn BlockRead>, partitions: Vec<Partition>) -> Result<Contents> {
+    let with_source = |part: Partition| part.source(dev).map(|source| (part, source));
+    partitions.into_iter().map(with_source).collect::<Result<_>>().map(Contents::Partitions)
+}
+
+/// The partitions, with the logical volumes in them in place of those that hold such.
+fn with_volumes(dev: &Arc<dyn BlockRead>, partitions: Vec<Partition>) -> Result<Vec<Partition>> {
+    let mut next = partitions.iter().map(|partition| partition.number).max().unwrap_or(0).saturating_add(1);
+    let mut parts = Vec::with_capacity(partitions.len());
     for part in partitions {
-        let slice = Slice::new(dev.clone(), part.offset..part.offset + part.len)?;
-        sliced.push((part, Arc::new(slice)));
+        match lvm::volumes(&*part.source(dev)?) {
+            Ok(None) => parts.push(part),
+            Ok(Some(volumes)) => {
+                let volumes = numbered(volumes, &format!("{}-", part.directory), next, part.offset);
+                next = next.saturating_add(u32::try_from(volumes.len()).unwrap_or(u32::MAX));
+                parts.extend(volumes);
+            }
+            Err(error @ Error::Io { .. }) => return Err(error),
+            // The other partitions are none the worse for it.
+            Err(error) => parts.push(Partition { place: Place::Refused(error.to_string()), ..part }),
+        }
     }
-    Ok(Contents::Partitions(sliced))
+    Ok(parts)
+}
+
+/// Logical volumes as partitions, numbered from `first` on; the physical one starts at byte `start` of the image.
+fn numbered(volumes: Vec<lvm::Volume>, prefix: &str, first: u32, start: u64) -> Vec<Partition> {
+    let part = |(number, volume): (u32, lvm::Volume)| {
+        let place = volume.place.moved(start);
+        Partition {
+            number,
+            directory: format!("{prefix}{}", volume.name),
+            offset: place.start(),
+            len: volume.len,
+            name: format!("{}/{}", volume.group, volume.name),
+            place,
+        }
+    };
+    (first..).zip(volumes).map(part).collect()
+}
+
+/// A partition or volume that is there and cannot be read: whoever opens it is told why.
+struct Refused {
+    why: String,
+    len: u64,
+}
+
+impl BlockRead for Refused {
+    fn read_at(&self, _offset: u64, _buf: &mut [u8]) -> Result<()> {
+        Err(Error::Unsupported(self.why.clone()))
+    }
+
+    fn len(&self) -> u64 {
+        self.len
+    }
 }
 
 /// Where a path leads on a source that may have partitions.
@@ -79,7 +198,8 @@ pub struct Inside {
     pub path: Vec<u8>,
     /// What comes before it on the source: empty, or `/p1`.
     pub prefix: Vec<u8>,
-    /// Byte of the source at which the file system starts.
+    /// Byte of the source at which the file system starts. Where it is in several pieces, the file system tells no
+    /// places.
     pub start: u64,
 }
 
@@ -99,18 +219,18 @@ pub fn locate(dev: &Arc<dyn BlockRead>, path: &[u8]) -> Result<Inside> {
     };
     let mut parts = path.splitn(3, |&byte| byte == b'/').skip(1);
     let (first, rest) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
-    let named = |(partition, _): &&(Partition, _)| format!("p{}", partition.number).as_bytes() == first;
+    let named = |(partition, _): &&(Partition, _)| partition.directory.as_bytes() == first;
     let Some((partition, slice)) = table.iter().find(named) else {
-        let names: Vec<String> =
-            table.iter().map(|(partition, _)| format!("p{}", partition.number)).collect();
+        let names: Vec<&str> = table.iter().map(|(partition, _)| &partition.directory[..]).collect();
         return Err(Error::NotFound(format!(
             "{} is not a partition; there are {}",
             crate::walk::show(first),
             names.join(", ")
         )));
     };
+    let view = crate::fs::open(slice.clone())?;
     Ok(Inside {
-        view: crate::fs::open(slice.clone())?,
+        view: if partition.is_in_one_piece() { view } else { Arc::new(unplaced::Unplaced(view)) },
         path: [b"/", rest].concat(),
         prefix: [b"/", first].concat(),
         start: partition.offset,
@@ -146,7 +266,7 @@ fn checked(
         .zip(count.checked_mul(sector))
         .filter(|(offset, len)| *len > 0 && offset.checked_add(*len).is_some_and(|end| end <= dev.len()));
     match range {
-        Some((offset, len)) if offset > 0 => Ok(Partition { number, offset, len, name }),
+        Some((offset, len)) if offset > 0 => Ok(Partition::new(number, offset, len, name)),
         _ => Err(corrupt(format!(
             "partition {number} (sector {first}, {count} sectors of {sector} bytes) is not within the {} bytes of the image",
             dev.len()

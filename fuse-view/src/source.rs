@@ -107,6 +107,63 @@ impl BlockRead for Slice {
     }
 }
 
+/// Parts of another source, one behind the other.
+pub struct Joined {
+    whole: Arc<dyn BlockRead>,
+    /// Where each begins here, and what it is there.
+    parts: Vec<(u64, Range<u64>)>,
+    len: u64,
+}
+
+impl Joined {
+    /// The bytes `ranges` of `whole`. A range that leaves `whole` is refused.
+    pub fn new(whole: Arc<dyn BlockRead>, ranges: Vec<Range<u64>>) -> Result<Self> {
+        let mut len = 0_u64;
+        let mut parts = Vec::with_capacity(ranges.len());
+        for range in ranges.into_iter().filter(|range| range.start < range.end) {
+            if range.end > whole.len() {
+                return Err(Error::Corrupt(format!("bytes up to {} lie outside of a source", range.end)));
+            }
+            parts.push((len, range.clone()));
+            len = len
+                .checked_add(range.end - range.start)
+                .ok_or_else(|| Error::Corrupt("parts longer than any source".into()))?;
+        }
+        Ok(Self { whole, parts, len })
+    }
+
+    /// Where byte `offset` lies in the whole, and how many bytes follow it there.
+    fn place(&self, offset: u64) -> Option<(u64, u64)> {
+        let after = self.parts.partition_point(|(start, _)| *start <= offset);
+        let (start, range) = self.parts.get(after.checked_sub(1)?)?;
+        let at = range.start + (offset - start);
+        (at < range.end).then(|| (at, range.end - at))
+    }
+}
+
+impl BlockRead for Joined {
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        check_range(offset, buf.len(), self.len)?;
+        let mut done = 0;
+        while let Some((at, left)) = self.place(offset + done as u64).filter(|_| done < buf.len()) {
+            let count = usize::try_from(left).map_or(buf.len() - done, |left| left.min(buf.len() - done));
+            self.whole.read_at(at, &mut buf[done..done + count])?;
+            done += count;
+        }
+        Ok(())
+    }
+
+    fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn identity(&self, offset: u64) -> Option<(u64, u64)> {
+        let (at, left) = self.place(offset)?;
+        let is_whole = at.is_multiple_of(store::BLOCK_BYTES) && left >= store::BLOCK_BYTES;
+        is_whole.then(|| self.whole.identity(at)).flatten()
+    }
+}
+
 /// A snapshot of the pool.
 pub struct SnapshotSource(pub Arc<store::Snapshot>);
 

@@ -8,6 +8,7 @@ use fuse_fake::{
 };
 use fuse_view::{
     Error, FileKind, Result,
+    container::Partition,
     tree::{Contents, Lifetime, Node, REPLAY_XATTR, SnapshotEntry, SnapshotTree, Tree},
 };
 use std::sync::Arc;
@@ -129,8 +130,8 @@ fn what_is_no_file_system_is_shown_raw_with_the_reason() {
         "web@monday" => Ok(Contents::Raw),
         "web@tuesday" => Err(Error::Unsupported("zfs is not read yet".into())),
         "db@only" => Ok(Contents::Partitions(vec![
-            (1, Arc::new(Bytes(b"first".to_vec()))),
-            (5, Arc::new(Bytes(b"fifth".to_vec()))),
+            (Partition::new(1, 0, 5, String::new()), Arc::new(Bytes(b"first".to_vec()))),
+            (Partition::new(5, 5, 5, String::new()), Arc::new(Bytes(b"fifth".to_vec()))),
         ])),
         "first" => files(text),
         _ => Err(Error::Corrupt("superblock".into())),

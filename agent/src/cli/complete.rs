@@ -5,7 +5,7 @@ use super::{
     Context,
     args::CompleteArgs,
     failure::Result,
-    files::{Files, Located, partition_name},
+    files::{Files, Located},
     names::{Container, FileSource, LATEST},
 };
 use fuse_view::{FileKind, walk};
@@ -69,7 +69,7 @@ fn paths(context: &Context, word: &OsStr) -> Result<Vec<Vec<u8>>> {
     let mut offered = Vec::new();
     match Files::new().locate(context, &below)? {
         Located::Table(partitions) => {
-            let names = partitions.iter().map(|partition| partition_name(partition.number));
+            let names = partitions.into_iter().map(|partition| partition.directory);
             offered.extend(
                 names.filter(|name| name.as_bytes().starts_with(start)).map(|n| whole(n.as_bytes(), true)),
             );

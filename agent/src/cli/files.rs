@@ -10,7 +10,7 @@ mod versions;
 pub use diff::run as diff;
 pub use find::find;
 pub use listing::ls;
-pub use open::{Files, Located, partition_name};
+pub use open::{Files, Located};
 pub use versions::run as versions;
 
 use super::{

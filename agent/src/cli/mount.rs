@@ -7,7 +7,7 @@ use super::{
     Context,
     args::{MountArgs, UmountArgs},
     failure::{Failure, Kind, Result},
-    files::{Files, Located, partition_name},
+    files::{Files, Located},
     interrupt,
     names::FileSource,
     sys,
@@ -67,12 +67,12 @@ fn open(context: &Context, source: &FileSource) -> Result<Arc<dyn FsView>> {
         Located::Inside { .. } => Err(Failure::usage(format!("{source} is inside of a file system"))
             .hint("a whole file system is mounted: leave the path out")),
         Located::Table(partitions) => {
-            let names: Vec<String> = partitions.iter().map(|p| partition_name(p.number)).collect();
+            let names: Vec<&str> = partitions.iter().map(|p| &p.directory[..]).collect();
             Err(Failure::usage(format!("{} has partitions", source.container)).hint(format!(
                 "it has {}: mount {}:/{}",
                 names.join(", "),
                 source.container,
-                names.first().map_or("p1", String::as_str)
+                names.first().copied().unwrap_or("p1")
             )))
         }
     }

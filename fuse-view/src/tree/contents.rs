@@ -15,8 +15,8 @@ use std::{
 pub enum Contents {
     /// A file system.
     Files(Arc<dyn FsView>),
-    /// Partitions, by number.
-    Partitions(Vec<(u32, Arc<dyn BlockRead>)>),
+    /// Partitions, and where each is read from.
+    Partitions(Vec<(container::Partition, Arc<dyn BlockRead>)>),
     /// Neither: bytes.
     Raw,
 }
@@ -27,9 +27,7 @@ impl Contents {
         let source: Arc<dyn BlockRead> = Arc::new(CachedBlocks::new(source, budget));
         Ok(match container::open(&source)? {
             container::Contents::FileSystem(_) => Self::Files(fs::open(source)?),
-            container::Contents::Partitions(partitions) => Self::Partitions(
-                partitions.into_iter().map(|(partition, source)| (partition.number, source)).collect(),
-            ),
+            container::Contents::Partitions(partitions) => Self::Partitions(partitions),
             container::Contents::Raw => Self::Raw,
         })
     }
@@ -57,13 +55,14 @@ pub struct OpenSnapshot {
 pub enum Shown {
     /// The files of this file system.
     Files(Arc<dyn FsView>),
-    /// `p1/`, `p2/`, …
+    /// `p1/`, `p2/`, …, or the names of logical volumes.
     Partitions(Vec<Partition>),
 }
 
 /// A partition; its file system is opened at the first look inside.
 pub struct Partition {
     pub number: u32,
+    pub directory: String,
     source: Arc<dyn BlockRead>,
     view: OnceLock<Arc<dyn FsView>>,
 }
@@ -75,7 +74,12 @@ impl OpenSnapshot {
         let shown = match opener(&of, source.clone()) {
             Ok(Contents::Files(view)) => Shown::Files(view),
             Ok(Contents::Partitions(partitions)) => {
-                let partition = |(number, source)| Partition { number, source, view: OnceLock::new() };
+                let partition = |(part, source): (container::Partition, _)| Partition {
+                    number: part.number,
+                    directory: part.directory,
+                    source,
+                    view: OnceLock::new(),
+                };
                 Shown::Partitions(partitions.into_iter().map(partition).collect())
             }
             Ok(Contents::Raw) => Shown::Files(raw(source, b"volume.raw", None, created_at)),

@@ -12,7 +12,7 @@
 use super::{
     Lifetime, Node, OpenFile, REPLAY_XATTR, SnapshotEntry, SnapshotProvider, TOP, Tree, TreeEntry,
     TreeListing, VolumeEntry,
-    contents::{Contents, OpenSnapshot, Opened, Opener, Pinned, Shown},
+    contents::{Contents, OpenSnapshot, Opened, Opener, Partition, Pinned, Shown},
     entries, gmt, inner, list, list_each, lookup_attr, outer,
     slots::{Place, Slot, Slots},
     synthetic::{dir_attr, symlink_attr},
@@ -307,12 +307,11 @@ impl SnapshotTree {
     fn partitions(&self, slot: &Arc<Slot<OpenSnapshot>>) -> Result<Vec<TreeEntry>> {
         let opened = self.opened(slot)?;
         let Shown::Partitions(partitions) = &opened.shown else { return Ok(Vec::new()) };
-        let numbers = partitions.iter().map(|partition| partition.number);
-        let entry = |number| {
-            let place = Place::Partition { of: slot.fs, number };
-            self.dir_entry(format!("p{number}"), place, u64::from(number))
+        let entry = |partition: &Partition| {
+            let place = Place::Partition { of: slot.fs, number: partition.number };
+            self.dir_entry(partition.directory.clone(), place, u64::from(partition.number))
         };
-        Ok(numbers.map(entry).collect())
+        Ok(partitions.iter().map(entry).collect())
     }
 
     fn dir_entry(&self, name: String, place: Place, id: u64) -> TreeEntry {

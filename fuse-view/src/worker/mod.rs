@@ -21,7 +21,7 @@ mod wire;
 
 pub use inside::main;
 
-use crate::{BlockRead, Error, FsView, Result, container::Partition, source::Slice, tree};
+use crate::{BlockRead, Error, FsView, Result, container::Partition, tree};
 use parking_lot::Mutex;
 use process::{Broken, Process};
 use remote::{RemoteView, Source};
@@ -120,9 +120,7 @@ impl From<Holds> for tree::Contents {
     fn from(holds: Holds) -> Self {
         match holds {
             Holds::Files(view) => Self::Files(view),
-            Holds::Partitions(table) => {
-                Self::Partitions(table.into_iter().map(|(of, blocks)| (of.number, blocks)).collect())
-            }
+            Holds::Partitions(table) => Self::Partitions(table),
             Holds::Raw => Self::Raw,
         }
     }
@@ -200,16 +198,13 @@ impl Reader {
         Ok(match source.open()? {
             Found::Files(about) => Holds::Files(Arc::new(RemoteView::new(source, about))),
             Found::Partitions(table) => {
-                let mut slices: Vec<(Partition, Arc<dyn BlockRead>)> = Vec::new();
+                let mut parts: Vec<(Partition, Arc<dyn BlockRead>)> = Vec::new();
                 for partition in table {
-                    let end = partition.offset.saturating_add(partition.len);
-                    let slice = Slice::new(source.blocks.clone(), partition.offset..end)?;
-                    slices.push((
-                        Partition { name: wire::plain(&partition.name), ..partition },
-                        Arc::new(slice),
-                    ));
+                    let partition = wire::plain_partition(partition)?;
+                    let blocks = partition.source(&source.blocks)?;
+                    parts.push((partition, blocks));
                 }
-                Holds::Partitions(slices)
+                Holds::Partitions(parts)
             }
             Found::Raw => Holds::Raw,
         })

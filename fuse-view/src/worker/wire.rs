@@ -6,7 +6,12 @@
 //! Invariants: the host believes no length, number or order that the worker says; what is too long or cannot be decoded
 //! ends the worker. Content goes through a file in memory that neither side maps: no byte changes after it was checked.
 
-use crate::{Error, Ino, container::Partition, view::StatFs};
+use crate::{
+    Error, Ino,
+    container::{Partition, Place},
+    view::StatFs,
+    walk,
+};
 use rustix::{
     fs::{MemfdFlags, SealFlags},
     io::Errno,
@@ -190,6 +195,18 @@ impl From<Fault> for Error {
 pub fn plain(text: &str) -> String {
     const MOST: usize = 500;
     text.trim().chars().take(MOST).map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// What a worker says of a partition, as it may be shown; its directory has to be a name.
+pub fn plain_partition(told: Partition) -> Result<Partition, Error> {
+    if !walk::is_plain_name(told.directory.as_bytes()) || told.directory != plain(&told.directory) {
+        return Err(Error::Corrupt("a partition has a name that is none".into()));
+    }
+    let place = match told.place {
+        Place::Refused(why) => Place::Refused(plain(&why)),
+        pieces @ Place::Pieces(_) => pieces,
+    };
+    Ok(Partition { name: plain(&told.name), place, ..told })
 }
 
 /// One end of a lane.

@@ -4,6 +4,7 @@
 pub mod compare;
 pub mod cuts;
 pub mod exercise;
+pub mod lvm;
 pub mod populate;
 pub mod recorder;
 #[path = "../../../tests/skip.rs"]

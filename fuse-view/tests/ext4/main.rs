@@ -8,6 +8,7 @@ mod damage;
 mod htree;
 mod jbd2;
 mod kinds;
+mod lvm;
 mod oracle;
 mod seek;
 mod traps;

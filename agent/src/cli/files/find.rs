@@ -1,7 +1,7 @@
 //! `cowslip find`: names in a tree that meet all conditions, streamed. A file is looked at only where its name alone
 //! does not decide.
 
-use super::{Failures, Files, Located, glob::Glob, open::partition_name};
+use super::{Failures, Files, Located, glob::Glob};
 use crate::cli::{
     Context,
     args::{FindArgs, TypeChoice},
@@ -94,7 +94,7 @@ pub fn find(context: &mut Context, args: &FindArgs) -> Result<ExitCode> {
         }
         Located::Table(partitions) => {
             for partition in partitions {
-                let path = format!("/{}", partition_name(partition.number)).into_bytes();
+                let path = format!("/{}", partition.directory).into_bytes();
                 match files.locate(context, &FileSource { path, ..source.clone() }) {
                     Ok(Located::Inside { view, path, prefix, .. }) => {
                         search.tree(context, &source, &*view, &path, &prefix)?;

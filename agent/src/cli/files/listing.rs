@@ -1,7 +1,7 @@
 //! `cowslip ls`: streams one file a line, as text or as JSON. What cannot be read is told on stderr, and the
 //! listing goes on.
 
-use super::{Failures, Files, Located, open::partition_name};
+use super::{Failures, Files, Located};
 use crate::cli::{
     Context,
     args::LsArgs,
@@ -114,7 +114,7 @@ impl Printer<'_> {
 
     fn table(&self, context: &mut Context, partitions: &[Partition]) -> Result<()> {
         for partition in partitions {
-            let path = format!("/{}", partition_name(partition.number)).into_bytes();
+            let path = format!("/{}", partition.directory).into_bytes();
             let entry = Entry { path, attr: partition_attr(partition), target: None, depth: 1 };
             self.entry(context, &entry)?;
         }
@@ -129,7 +129,7 @@ impl Printer<'_> {
         partitions: &[Partition],
     ) -> Result<()> {
         for partition in partitions {
-            let path = format!("/{}", partition_name(partition.number)).into_bytes();
+            let path = format!("/{}", partition.directory).into_bytes();
             let below = FileSource { path, ..source.clone() };
             match files.locate(context, &below) {
                 Ok(Located::Inside { view, path, prefix, .. }) => {
@@ -207,7 +207,7 @@ mod tests {
     use super::*;
 
     fn attr(kind: FileKind, mode: u16) -> Attr {
-        let partition = Partition { number: 1, offset: 0, len: 4096, name: String::new() };
+        let partition = Partition::new(1, 0, 4096, String::new());
         Attr { kind, mode, ..partition_attr(&partition) }
     }
 

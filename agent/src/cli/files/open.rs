@@ -117,14 +117,14 @@ impl Files {
         let Some((name, path)) = first_component(&source.path) else {
             return Ok(Located::Table(table.iter().map(|(partition, _)| partition.clone()).collect()));
         };
-        let found = table.iter().find(|(partition, _)| name == partition_name(partition.number).as_bytes());
+        let found = table.iter().find(|(partition, _)| name == partition.directory.as_bytes());
         let Some((partition, blocks)) = found else { return Err(no_such_partition(source, table)) };
         let number = partition.number;
         let key = (source.container.clone(), number);
         let view = match self.partitions.get(&key) {
             Some(view) => view.clone(),
             None => {
-                let place = format!("{} p{number}", source.container);
+                let place = format!("{} {}", source.container, partition.directory);
                 let view =
                     match parser.open(&place, blocks.clone()).map_err(|e| Failure::from(e).at(&place))? {
                         Holds::Files(view) => view,
@@ -135,7 +135,7 @@ impl Files {
                 view
             }
         };
-        let prefix = format!("/{}", partition_name(number)).into_bytes();
+        let prefix = format!("/{}", partition.directory).into_bytes();
         Ok(Located::Inside { view, path, prefix, partition: number })
     }
 
@@ -156,11 +156,6 @@ impl Files {
 fn unknown(place: &str) -> Failure {
     Failure::new(Kind::Unsupported, format!("{place} holds no file system that is known"))
         .hint("`cowslip volume export` writes the raw content of a snapshot")
-}
-
-/// `p1` for partition 1.
-pub fn partition_name(number: u32) -> String {
-    format!("p{number}")
 }
 
 /// Says so where files may be missing.
@@ -184,7 +179,7 @@ fn first_component(path: &[u8]) -> Option<(&[u8], Vec<u8>)> {
 }
 
 fn no_such_partition(source: &FileSource, table: &[(Partition, Arc<dyn BlockRead>)]) -> Failure {
-    let names: Vec<String> = table.iter().map(|(partition, _)| partition_name(partition.number)).collect();
+    let names: Vec<String> = table.iter().map(|(partition, _)| partition.directory.clone()).collect();
     Failure::new(Kind::NotFound, format!("{source} begins with no partition of {}", source.container))
         .hint(format!("it has {}: write {}:/{}/…", names.join(", "), source.container, names[0]))
 }
