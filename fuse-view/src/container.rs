@@ -14,6 +14,7 @@ use bytes::{le16, le32, u8_at};
 use gptman::{GPTHeader, GPTPartitionEntry};
 use serde::{Deserialize, Serialize};
 use std::io::Cursor;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// MBR tables count in sectors of 512 bytes.
@@ -74,7 +75,8 @@ impl Place {
 impl Partition {
     /// A partition of a table.
     pub fn new(number: u32, offset: u64, len: u64, name: String) -> Self {
-        let place = Place::Pieces(vec![offset..offset + len]);
+        let whole = offset..offset + len;
+        let place = Place::Pieces(vec![whole]);
         Self { number, directory: format!("p{number}"), offset, len, name, place }
     }
 
@@ -93,7 +95,7 @@ impl Partition {
     }
 
     /// Whether its bytes follow each other from `offset` on.
-    fn is_in_one_piece(&self) -> bool {
+    pub fn is_in_one_piece(&self) -> bool {
         matches!(&self.place, Place::Pieces(pieces) if pieces.len() == 1)
     }
 }

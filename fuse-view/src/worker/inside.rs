@@ -259,7 +259,7 @@ fn place(view: &dyn FsView, ino: Ino, offset: u64, len: usize) -> Result<Option<
         parts.push(match extent {
             Extent::Data { at, .. } => Part::Source { at, len: piece },
             Extent::Hole { .. } => Part::Zeros { len: piece },
-            Extent::Opaque { .. } => return Ok(None),
+            Extent::Packed { .. } | Extent::Opaque { .. } => return Ok(None),
         });
         done += piece;
         if piece == 0 || parts.len() > MAX_PIECES {

@@ -69,7 +69,7 @@ fn linear_volumes_are_directories() {
         ("far", true, &[("striped", 1, "pv0", 70, 1), ("striped", 1, "pv1", 0, 1)]),
     ];
     let parts = opened(disk(&inside, pieces)).unwrap();
-    let names: Vec<_> = parts.iter().map(|(part, _)| (&part.directory[..], part.in_one_piece)).collect();
+    let names: Vec<_> = parts.iter().map(|(part, _)| (&part.directory[..], part.is_in_one_piece())).collect();
     assert_eq!(names, [("far", false), ("home", true), ("mirror", false), ("root", false), ("wide", false)]);
     let home = &parts[1].0;
     assert_eq!((home.offset, home.len), ((DATA_START + 50 * EXTENT) as u64, 3 * EXTENT as u64));
@@ -248,7 +248,7 @@ fn test_kernel_volumes_that_lvm_made() {
     run("losetup", &["-d", &device]).unwrap();
     let parts = opened(fs::read(&image).unwrap()).unwrap();
     let names: Vec<_> =
-        parts.iter().map(|(part, _)| (&part.directory[..], part.len >> 20, part.in_one_piece)).collect();
+        parts.iter().map(|(part, _)| (&part.directory[..], part.len >> 20, part.is_in_one_piece())).collect();
     assert_eq!(names, [("home-2.x", 4, true), ("root", 16, false)]);
     for (part, source) in &parts {
         let view = fuse_view::fs::open(source.clone()).unwrap();
