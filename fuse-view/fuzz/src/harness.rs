@@ -71,7 +71,7 @@ impl Target {
             Ok(_) => good += 1,
             Err(_) => bad += 1,
         }
-        let _ = (container::locate(&dev, b"/p5/dir"), container::locate(&dev, b"/root/dir"));
+        let _ = (container::locate(&dev, b"/p5/dir"), container::locate(&dev, b"/system/dir"));
         (good, bad)
     }
 

@@ -211,7 +211,7 @@ fn random_changes_on_xfs() {
 
 #[test]
 fn random_changes_on_btrfs() {
-    check(42, 48, &["frozen", "mkfs.btrfs", "-q", "-n", "4096", "-m", "dup"]);
+    check(42, 112, &["frozen", "mkfs.btrfs", "-q", "-n", "4096", "-m", "dup"]);
 }
 
 #[test]

@@ -97,10 +97,10 @@ fn places_are_those_of_the_disk() {
         (&[("striped", 1, "pv0", 7, ROOT)][..], true),
         (&[("striped", 1, "pv0", 30, 5), ("striped", 1, "pv0", 2, ROOT - 5)], false),
     ] {
-        let disk = disk(&inside, &[("root", true, pieces)]);
+        let disk = disk(&inside, &[("system", true, pieces)]);
         let dev: Arc<dyn BlockRead> = Arc::new(MemoryImage(disk.clone()));
-        let found = locate(&dev, b"/root/etc/hosts").unwrap();
-        assert_eq!((&found.path[..], &found.prefix[..]), (&b"/etc/hosts"[..], &b"/root"[..]));
+        let found = locate(&dev, b"/system/etc/hosts").unwrap();
+        assert_eq!((&found.path[..], &found.prefix[..]), (&b"/etc/hosts"[..], &b"/system"[..]));
         assert_eq!(hosts(&*found.view), b"127.0.0.1");
         let ino = walk::lookup_path(&*found.view, &found.path, true).unwrap();
         let range = found.view.inode_at(ino).unwrap();
@@ -110,7 +110,7 @@ fn places_are_those_of_the_disk() {
             assert_eq!(u16::from_le_bytes([disk[at], disk[at + 1]]) & 0xF000, 0x8000, "an inode of a file");
         }
         let missing = locate(&dev, b"/rot").err().unwrap().to_string();
-        assert!(missing.contains("there are root"), "{missing}");
+        assert!(missing.contains("there are system"), "{missing}");
     }
 }
 
