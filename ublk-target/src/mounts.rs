@@ -130,8 +130,15 @@ pub fn user_of(number: (u32, u32), node: &Path) -> Option<String> {
     if swaps.split(|&b| b == b'\n').any(is_swap) {
         return Some("used for swap".into());
     }
-    let pid = processes().find(|&pid| has_open(pid, number))?;
+    let pid = processes().find(|&pid| has_open(pid, number) && !is_udev(pid))?;
     Some(format!("open in process {pid}{}", command_of(pid)))
+}
+
+/// udev looks at a device for a moment whenever somebody has written to it. That is no use of it: who ends a device
+/// waits until it has looked.
+fn is_udev(pid: u32) -> bool {
+    let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    matches!(name.trim_end(), "(udev-worker)" | "systemd-udevd" | "udevd")
 }
 
 fn command_of(pid: u32) -> String {
