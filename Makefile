@@ -79,7 +79,7 @@ bench-files: ## The file view beside the kernel's mount, as ratios, written to d
 .PHONY: lint
 lint: check-format check-scripts ## Formatting, clippy, rustdoc and the shell scripts, warnings being errors
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
-	$(CARGO) clippy --package integration-tests --test kernel --test machine --test kubernetes --locked -- -D warnings
+	$(CARGO) clippy --workspace --test kernel --test machine --test kubernetes --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items --locked
 
 .PHONY: check-format
