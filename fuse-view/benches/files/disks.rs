@@ -1,21 +1,10 @@
 //! The images, and what mounts them.
 
+use crate::bench::{run, text};
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-
-/// Runs a program; its output, or why not.
-pub fn run(program: &str, args: &[&str]) -> Result<String, String> {
-    let path = format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default());
-    let out = Command::new(program).args(args).env("PATH", path).stdin(Stdio::null()).output();
-    let out = out.map_err(|e| format!("{program}: {e}"))?;
-    if out.status.success() {
-        return Ok(String::from_utf8_lossy(&out.stdout).into_owned());
-    }
-    Err(format!("{program} {}: {}", args.join(" "), String::from_utf8_lossy(&out.stderr)))
-}
 
 /// Everything that the system remembers of files is forgotten.
 pub fn forget() -> Result<(), String> {
@@ -47,10 +36,6 @@ impl Drop for Mount {
             let _ = run("umount", &["-l", &text(&self.0)]);
         }
     }
-}
-
-pub fn text(path: &Path) -> String {
-    path.display().to_string()
 }
 
 /// The images of a directory.

@@ -5,6 +5,8 @@
 //! make and are kept in `--dir`; `--prepare` only makes them. Needs root, loop devices, FUSE and e2fsprogs.
 #![allow(missing_docs)] // a program of its own
 
+#[path = "../../../tests/bench.rs"]
+mod bench;
 mod disks;
 mod history;
 mod report;
@@ -21,57 +23,34 @@ const USAGE: &str = "usage: files [--dir DIR] [--out FILE] [--rounds N] [--only 
 --only     only rows whose names contain WORD
 --prepare  only makes the images";
 
-/// What the command line asks for.
-pub struct Options {
-    pub dir: PathBuf,
-    pub out: Option<PathBuf>,
-    pub rounds: usize,
-    pub only: String,
-    pub prepare: bool,
-}
-
-fn options() -> Result<Options, String> {
+/// What the command line asks for; `prepare`: only the images.
+fn options(prepare: &mut bool) -> Result<bench::Options, String> {
     let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("files");
-    let mut options = Options { dir, out: None, rounds: 5, only: String::new(), prepare: false };
-    let mut args = std::env::args().skip(1);
-    while let Some(arg) = args.next() {
-        let mut value = || args.next().ok_or(format!("{arg} needs a value\n{USAGE}"));
-        match arg.as_str() {
-            // What cargo itself adds.
-            "--bench" => {}
-            "--dir" => options.dir = value()?.into(),
-            "--out" => options.out = Some(value()?.into()),
-            "--rounds" => options.rounds = value()?.parse::<usize>().map_err(|e| e.to_string())?.max(1),
-            "--only" => options.only = value()?,
-            "--prepare" => options.prepare = true,
+    bench::Options::parse(USAGE, dir, |arg, value| {
+        match arg {
+            "--prepare" => *prepare = true,
             // In a process of its own, so that its memory is nothing else's.
             "--list" => {
                 println!("{}", rows::list_in_this_process(&value()?)?);
                 std::process::exit(0);
             }
-            _ => return Err(format!("{arg} is not known\n{USAGE}")),
+            _ => return Ok(false),
         }
-    }
-    Ok(options)
+        Ok(true)
+    })
 }
 
 fn main() -> std::process::ExitCode {
-    let run = || -> Result<(), String> {
-        let options = options()?;
+    bench::main(|| {
+        let mut prepare = false;
+        let options = options(&mut prepare)?;
         std::fs::create_dir_all(&options.dir).map_err(|e| e.to_string())?;
         let disks = disks::Disks::new(&options.dir);
-        if options.prepare {
+        if prepare {
             return disks.prepare();
         }
         let mut report = Report::new(&options);
         rows::run_all(&options, &disks, &mut report)?;
         report.finish(&options)
-    };
-    match run() {
-        Ok(()) => std::process::ExitCode::SUCCESS,
-        Err(e) => {
-            eprintln!("{e}");
-            std::process::ExitCode::FAILURE
-        }
-    }
+    })
 }

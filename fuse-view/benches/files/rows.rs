@@ -1,7 +1,7 @@
 //! What is measured.
 
-use crate::Options;
-use crate::disks::{CROWD, Disks, LARGE_BYTES, MILLION, Mount, forget, run, text};
+use crate::bench::{Options, run, text};
+use crate::disks::{CROWD, Disks, LARGE_BYTES, MILLION, Mount, forget};
 use crate::history::Snapshots;
 use crate::report::Report;
 use fuse_view::{
@@ -54,7 +54,7 @@ pub fn run_all(options: &Options, disks: &Disks, report: &mut Report) -> Result<
         ("diff", compare),
     ];
     for (name, row) in rows {
-        if name.contains(&options.only) {
+        if options.wants(name) {
             row(options, disks, report)?;
         }
     }

@@ -1,7 +1,8 @@
 //! A volume that has aged: overwritten at random under snapshots that come and go, then read in sequence.
 
 use crate::Options;
-use crate::report::{Report, Row, median};
+use crate::bench::median;
+use crate::report::{Report, Row};
 use crate::rig::{BLOCK, GIB, Load, Order, Rig, Work, drive, to_f64};
 use std::time::Duration;
 
@@ -16,10 +17,10 @@ const KEPT: u64 = 100;
 
 /// Runs the job if it was asked for.
 pub fn run(options: &Options, report: &mut Report) -> Result<(), String> {
-    if !"ageing".contains(&options.only) {
+    if !options.all.wants("ageing") {
         return Ok(());
     }
-    let mut rig = Rig::of(&options.dir, VOLUME)?;
+    let mut rig = Rig::of(&options.all.dir, VOLUME)?;
     let fresh = read(options, &rig)?;
     age(&mut rig)?;
     let aged = read(options, &rig)?;
@@ -55,11 +56,12 @@ fn read(options: &Options, rig: &Rig) -> Result<f64, String> {
         order: Order::Sequential,
         bytes: 1 << 20,
         depth: 4,
+        flush: false,
         time,
         requests: u64::MAX,
     };
     let rounds: Result<Vec<f64>, String> =
-        (0..options.rounds).map(|n| Ok(drive(&rig.volume, load, n as u64)?.rate())).collect();
+        (0..options.all.rounds).map(|n| Ok(drive(&rig.volume, load, n as u64)?.rate())).collect();
     Ok(median(&rounds?))
 }
 
@@ -74,6 +76,7 @@ fn age(rig: &mut Rig) -> Result<(), String> {
             order: Order::Random,
             bytes: BLOCK,
             depth: 32,
+            flush: false,
             time: Duration::from_secs(600),
             requests: PASSES * (VOLUME / BLOCK) / SNAPSHOTS,
         };

@@ -49,7 +49,7 @@ fn counted(work: &str, count: u64) -> Result<f64, String> {
 
 /// Runs the jobs if they were asked for.
 pub fn run(options: &Options, report: &mut Report) -> Result<(), String> {
-    if !"instructions".contains(&options.only) {
+    if !options.all.wants("instructions") {
         return Ok(());
     }
     for (work, name) in [("read", "look-up and read"), ("write", "overwrite in place")] {

@@ -1,8 +1,9 @@
 //! The jobs that have a peer, on a real disk.
 
 use crate::Options;
+use crate::bench::{median, text};
 use crate::peer::{self, Measured};
-use crate::report::{Report, Row, median};
+use crate::report::{Report, Row};
 use crate::rig::{BLOCK, Load, Order, Outcome, Rig, VOLUME, Work, drive};
 use std::time::Duration;
 
@@ -21,7 +22,15 @@ struct Job {
 
 fn jobs(options: &Options) -> Vec<Job> {
     let time = Duration::from_secs(options.seconds);
-    let load = |work, order, bytes, depth| Load { work, order, bytes, depth, time, requests: u64::MAX };
+    let load = |work, order, bytes, depth| Load {
+        work,
+        order,
+        bytes,
+        depth,
+        flush: false,
+        time,
+        requests: u64::MAX,
+    };
     let job = |name, goal, load| Job { name, goal, load, snapshot: false, latency: false };
     let small = |work| load(work, Order::Random, BLOCK, 32);
     let large = |work| load(work, Order::Sequential, 1 << 20, 4);
@@ -31,6 +40,7 @@ fn jobs(options: &Options) -> Vec<Job> {
         requests: AFTER_SNAPSHOT,
         ..small(Work::Write)
     };
+    let flushed = Load { depth: 8, flush: true, time, requests: u64::MAX, ..scattered };
     vec![
         job("4 KiB random read, QD32", "0.95", small(Work::Read)),
         job("4 KiB random overwrite, QD32", "0.95", small(Work::Write)),
@@ -41,17 +51,21 @@ fn jobs(options: &Options) -> Vec<Job> {
             ..job("4 KiB write latency, QD1, median", "+ 5 µs", load(Work::Write, Order::Random, BLOCK, 1))
         },
         Job { snapshot: true, ..job("4 KiB random write after a snapshot, QD32", "0.85", scattered) },
+        Job {
+            snapshot: true,
+            ..job("4 KiB write to a new block and flush, eight at once", "printed", flushed)
+        },
     ]
 }
 
 /// Runs the jobs that were asked for.
 pub fn run(options: &Options, report: &mut Report) -> Result<(), String> {
-    let jobs: Vec<_> = jobs(options).into_iter().filter(|j| j.name.contains(&options.only)).collect();
-    let cold = "cache".contains(&options.only) || options.only.is_empty();
+    let jobs: Vec<_> = jobs(options).into_iter().filter(|j| options.all.wants(j.name)).collect();
+    let cold = options.all.wants("cache");
     if jobs.is_empty() && !cold {
         return Ok(());
     }
-    let mut rig = Rig::new(&options.dir)?;
+    let mut rig = Rig::new(&options.all.dir)?;
     let file = rig.dir.path().join("pool.cowslip");
     peer::prepare(&file)?;
     for job in &jobs {
@@ -65,9 +79,9 @@ pub fn run(options: &Options, report: &mut Report) -> Result<(), String> {
 
 fn run_job(options: &Options, report: &mut Report, rig: &mut Rig, job: &Job) -> Result<(), String> {
     let file = rig.dir.path().join("pool.cowslip");
-    report.command(&peer::command(&file, job.load));
+    report.command(&peer::command(&file, job.load).join(" ").replace(&text(&file), "POOL"));
     let mut rounds = Rounds::default();
-    for round in 0..options.rounds {
+    for round in 0..options.all.rounds {
         if job.snapshot {
             rig.delete_snapshots()?;
             rig.snapshot()?;
@@ -84,7 +98,7 @@ fn run_job(options: &Options, report: &mut Report, rig: &mut Rig, job: &Job) -> 
 
 /// What the rounds of one job gave.
 #[derive(Default)]
-struct Rounds {
+pub struct Rounds {
     ours: Vec<f64>,
     theirs: Vec<f64>,
     ratios: Vec<f64>,
@@ -101,9 +115,17 @@ impl Rounds {
         self.cpu[1].push(peer.cpu);
     }
 
-    fn tell(&self, report: &mut Report, name: &str, goal: &str, latency: bool) {
+    /// A peer that tells nothing but its requests a second.
+    pub fn add_rates(&mut self, mine: &Outcome, peer: f64) {
+        self.ours.push(mine.rate());
+        self.theirs.push(peer);
+        self.ratios.push(mine.rate() / peer);
+        self.cpu[0].push(mine.cpu());
+    }
+
+    pub fn tell(&self, report: &mut Report, name: &str, goal: &str, latency: bool) {
         let unit = if latency { "µs" } else { "/s" };
-        let cpu = [median(&self.cpu[0]), median(&self.cpu[1])];
+        let cpu = self.cpu.each_ref().map(|of| if of.is_empty() { None } else { Some(median(of)) });
         let sides = [median(&self.ours), median(&self.theirs)];
         report.row(&Row::compared(name, sides, unit, &self.ratios, cpu, goal));
     }
@@ -120,6 +142,7 @@ fn cold_map(options: &Options, report: &mut Report, mut rig: Rig) -> Result<(), 
         order: Order::Scattered,
         bytes: BLOCK,
         depth: 32,
+        flush: false,
         time: Duration::from_secs(600),
         requests: VOLUME / BLOCK,
     };
@@ -136,7 +159,7 @@ fn cold_map(options: &Options, report: &mut Report, mut rig: Rig) -> Result<(), 
         rig = rig.reopen(leaves.checked_div(factor).unwrap_or(64 << 20))?;
         drive(&rig.volume, reads, 9)?;
         let mut rounds = Rounds::default();
-        for round in 0..options.rounds {
+        for round in 0..options.all.rounds {
             rounds.add(&drive(&rig.volume, reads, round as u64 + 20)?, &peer::run(&file, reads)?, false);
         }
         rounds.tell(report, name, goal, false);

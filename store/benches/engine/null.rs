@@ -1,63 +1,18 @@
 //! What the store costs by itself: a device that does nothing, and counts.
 
 use crate::Options;
-use crate::report::{Report, Row, median};
+use crate::bench::median;
+use crate::report::{Report, Row};
 use crate::rig::{BLOCK, GIB, Rng, rate, thread_seconds, to_f64};
-use parking_lot::Mutex;
-use std::collections::HashMap;
+use crate::sparse::{InMemory, Sparse};
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use store::io::port::block_on;
 use store::io::{BlockDev, Io, Sink, Source};
 use store::log::Ring;
 use store::log::ring::SharedBytes;
 use store::pool::{Environment, format_device, ring_bytes};
 use store::{Consistency, Labels, Pool, SnapshotSpec, Volume};
-
-/// Keeps blocks that are not zeros (the metadata; these jobs write zeros as data) and counts what is written.
-pub struct NullDev {
-    len: u64,
-    blocks: Mutex<HashMap<u64, Box<[u8]>>>,
-    written: AtomicU64,
-}
-
-impl BlockDev for NullDev {
-    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
-        let blocks = self.blocks.lock();
-        for (i, out) in (offset / BLOCK..).zip(buf.chunks_mut(4096)) {
-            match blocks.get(&i) {
-                Some(block) => out.copy_from_slice(block),
-                None => out.fill(0),
-            }
-        }
-        Ok(())
-    }
-    fn write_at(&self, offset: u64, buf: &[u8]) -> io::Result<()> {
-        self.written.fetch_add(buf.len() as u64, Ordering::Relaxed);
-        let mut blocks = self.blocks.lock();
-        for (i, block) in (offset / BLOCK..).zip(buf.chunks(4096)) {
-            if block.iter().any(|b| *b != 0) {
-                blocks.insert(i, block.into());
-            } else {
-                blocks.remove(&i);
-            }
-        }
-        Ok(())
-    }
-    fn sync(&self) -> io::Result<()> {
-        Ok(())
-    }
-    fn back(&self, _: u64, _: u64) -> io::Result<()> {
-        Ok(())
-    }
-    fn len(&self) -> u64 {
-        self.len
-    }
-    fn host_free(&self) -> Option<u64> {
-        None
-    }
-}
 
 /// A ring that does nothing, at once.
 pub struct Nothing;
@@ -75,9 +30,8 @@ impl Io for Nothing {
 }
 
 /// A pool of `len` bytes with a volume; `background`: with threads of its own.
-pub fn pool(len: u64, volume: u64, background: bool) -> (Arc<NullDev>, Arc<Pool>, Arc<Volume>) {
-    let dev = NullDev { len, blocks: Mutex::default(), written: AtomicU64::new(0) };
-    let dev = Arc::new(dev);
+pub fn pool(len: u64, volume: u64, background: bool) -> (Arc<Sparse<InMemory>>, Arc<Pool>, Arc<Volume>) {
+    let dev = Arc::new(Sparse::new(len, InMemory::default()));
     let (pool, volume) = pool_on(dev.clone(), volume, background);
     (dev, pool, volume)
 }
@@ -111,10 +65,10 @@ pub fn fragmented(volume: &Volume) {
 
 /// Runs the jobs that were asked for.
 pub fn run(options: &Options, report: &mut Report) {
-    if "null lookup".contains(&options.only) {
+    if options.all.wants("null lookup") {
         lookups(options, report);
     }
-    if "amplification".contains(&options.only) {
+    if options.all.wants("amplification") {
         for (name, volume) in [("100 GiB", 100 * GIB), ("1 TiB", 1024 * GIB)] {
             amplification(report, name, volume);
         }
@@ -137,7 +91,7 @@ fn lookups(options: &Options, report: &mut Report) {
     let count = 2_000_000;
     let mut reads = Vec::new();
     let mut writes = Vec::new();
-    for _ in 0..options.rounds {
+    for _ in 0..options.all.rounds {
         let start = thread_seconds();
         for _ in 0..count {
             block_on(io.read(rng.below(blocks) * BLOCK, Sink::Memory(&mut buf))).expect("reads");
@@ -166,21 +120,21 @@ fn amplification(report: &mut Report, name: &str, size: u64) {
     // More than begins a checkpoint by itself.
     let n = 1_200_000;
     let mut write = |count: u64, span: u64| {
-        let before = dev.written.load(Ordering::Relaxed);
+        let before = dev.written();
         for _ in 0..count {
             volume.write_at(rng.below(span) * BLOCK, &zeros, false).expect("writes");
         }
-        to_f64(dev.written.load(Ordering::Relaxed) - before) / to_f64(count * BLOCK)
+        to_f64(dev.written() - before) / to_f64(count * BLOCK)
     };
     // A map to overwrite.
     write(n, blocks);
     pool.checkpoint().expect("checkpoints");
     let spec = SnapshotSpec { volume: "v".into(), name: "s".into(), consistency: Consistency::Crash };
     pool.create_snapshots(&[spec], Labels::new()).expect("cuts");
-    let counted = dev.written.load(Ordering::Relaxed);
+    let counted = dev.written();
     write(n, blocks);
     pool.checkpoint().expect("checkpoints");
-    let after = to_f64(dev.written.load(Ordering::Relaxed) - counted) / to_f64(n * BLOCK);
+    let after = to_f64(dev.written() - counted) / to_f64(n * BLOCK);
     report.row(&Row::alone(
         &format!("write amplification after a snapshot, {name} sparse"),
         after,

@@ -22,12 +22,18 @@ pub fn command(file: &Path, load: Load) -> Vec<String> {
         "--direct=1".into(),
         format!("--rw={rw}"),
         format!("--bs={}", load.bytes),
-        format!("--iodepth={}", load.depth),
         "--randrepeat=0".into(),
         "--clat_percentiles=0".into(),
         "--lat_percentiles=1".into(),
         "--output-format=json".into(),
     ];
+    if load.flush {
+        // Each of them waits for its own.
+        let jobs = format!("--numjobs={}", load.depth);
+        all.extend(["--iodepth=1".into(), "--fdatasync=1".into(), jobs, "--group_reporting".into()]);
+    } else {
+        all.push(format!("--iodepth={}", load.depth));
+    }
     if load.order == Order::Random {
         all.push("--norandommap".into());
     }
@@ -79,6 +85,7 @@ pub fn prepare(file: &Path) -> Result<(), String> {
         order: Order::Sequential,
         bytes: 1 << 20,
         depth: 4,
+        flush: false,
         time: std::time::Duration::ZERO,
         requests: VOLUME >> 20,
     };

@@ -143,6 +143,8 @@ pub struct Load {
     pub order: Order,
     pub bytes: u64,
     pub depth: usize,
+    /// Each request is followed by a flush of its own.
+    pub flush: bool,
     /// Ends after this time, or after as many requests.
     pub time: Duration,
     pub requests: u64,
@@ -222,6 +224,9 @@ pub fn drive(volume: &Volume, load: Load, seed: u64) -> Result<Outcome, String> 
                 Work::Write => volume.write(offset, Source::Memory(&buf), false).await,
             };
             done.expect("the disk works");
+            if load.flush {
+                volume.flush().await.expect("the disk works");
+            }
             let now = Instant::now();
             latencies.borrow_mut().push(u64::try_from((now - began).as_nanos()).unwrap_or(u64::MAX));
             began = now;
