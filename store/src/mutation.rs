@@ -25,6 +25,8 @@ macro_rules! mutations {
 mutations! {
     OneSync "one-sync" "H2, H8" "crash" "nothing_acknowledged_is_lost"
         "A flush writes the records before the data is synced, and syncs once.";
+    RecordBeforeData "record-before-data" "H2, H8" "queue" "what_was_flushed_survives_power_loss_in_any_order"
+        "A sync lets the records of writes that ended while it ran be written, too.";
     JoinRunningSync "join-running-sync" "H10" "ordering" "h10_"
         "A flush is answered by a sync that began before it.";
     IgnoreFailedSync "ignore-failed-sync" "H11" "hazards" "h11_"

@@ -7,6 +7,8 @@ use shuttle::thread;
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
+use store::format::log::{LogHeader, frame_bytes, read_frame};
+use store::format::record::Record;
 use store::gate::{Gate, IoEpochs};
 use store::io::port::block_on;
 use store::io::{Io, Sink, Source};
@@ -14,6 +16,7 @@ use store::log::ring::SharedBytes;
 use store::log::writer::{FlushError, Poison, Position, Resume};
 use store::log::{Log, Ring};
 use store::types::{Lsn, VolumeId};
+use zerocopy::FromBytes;
 
 /// Tries schedules at random, and such as change sides seldom, which show other mistakes.
 fn check(model: impl Fn() + Send + Sync + Clone + 'static) {
@@ -144,12 +147,32 @@ struct Cache {
     failed: bool,
 }
 
+/// The volumes that the records of a log block name.
+fn volumes_in(block: &[u8]) -> Vec<u64> {
+    let (header, body) = LogHeader::ref_from_prefix(block).expect("a whole block");
+    let (mut lsn, mut stream) = (Lsn(header.lsn.get()), &body[..usize::from(header.len.get())]);
+    let mut all = Vec::new();
+    while let Some(payload) = read_frame(stream, lsn) {
+        let Ok(Record::Attach { volume, .. }) = Record::decode(payload) else {
+            unreachable!("no other kind")
+        };
+        all.push(volume.0);
+        let bytes = frame_bytes(payload.len());
+        (lsn, stream) = (Lsn(lsn.0 + bytes as u64), &stream[bytes..]);
+    }
+    all
+}
+
 impl Io for Disk {
     async fn read(&self, _: u64, _: Sink<'_>) -> io::Result<()> {
         unreachable!("a log is not read while it is written")
     }
 
-    async fn write(&self, _: u64, _: Source<'_>) -> io::Result<()> {
+    async fn write(&self, _: u64, from: Source<'_>) -> io::Result<()> {
+        let Source::Memory(blocks) = from else { unreachable!("the log writes from memory") };
+        for id in blocks.chunks(4096).flat_map(volumes_in) {
+            assert!(self.cache.lock().durable.contains(&id), "a record goes before its data (H2)");
+        }
         shuttle::future::yield_now().await;
         Ok(())
     }
@@ -185,7 +208,7 @@ fn group_commit(bad_sync: u64) {
         Box::new(move || {
             for id in [2 * t, 2 * t + 1] {
                 disk.cache.lock().written.insert(id);
-                let record = store::format::record::Record::Attach { volume: VolumeId(id), attached: true };
+                let record = Record::Attach { volume: VolumeId(id), attached: true };
                 assert!(log.try_reserve(Log::frame_len(&record)));
                 let (lsn, _) = log.append([&record]);
                 match block_on(log.flush(&*disk, false)) {
@@ -205,7 +228,7 @@ fn group_commit(bad_sync: u64) {
     together((0..3).map(client).collect());
 }
 
-/// H8, H10: a flush that is answered made everything before it durable, whoever ran the sync.
+/// H2, H8, H10: a flush that is answered made everything before it durable, whoever ran the sync.
 #[test]
 fn a_flush_covers_what_came_before_it() {
     check(|| group_commit(0));

@@ -113,8 +113,10 @@ impl Held {
 struct State {
     /// Durable blocks; copies of a device share them.
     base: Vec<Option<Arc<[u8; BLOCK]>>>,
-    /// Writes since the last sync: offset, bytes.
+    /// Writes that no sync covers: offset, bytes.
     pending: Vec<(u64, Vec<u8>)>,
+    /// Writes that came before these.
+    covered: u64,
     /// Writes and syncs so far.
     steps: u64,
     /// The process dies at this step: it and all later ones fail.
@@ -137,6 +139,10 @@ struct State {
     died_in_write: bool,
     hold: Option<Arc<Held>>,
 }
+
+/// A sync that runs.
+#[derive(Debug, Clone, Copy)]
+pub struct Begun(u64);
 
 /// The device. Clones share it.
 #[derive(Clone)]
@@ -302,15 +308,41 @@ impl SimDev {
     /// Flips one bit, durably.
     pub fn flip(&self, byte: u64, bit: u8) {
         let mut s = self.state.lock();
-        Self::settle(&mut s);
+        let all = Self::so_far(&s);
+        Self::settle(&mut s, all);
         let block = s.base[mem(byte / BLOCK as u64)].get_or_insert_with(|| Arc::new([0; BLOCK]));
         Arc::make_mut(block)[mem(byte % BLOCK as u64)] ^= 1 << bit;
     }
 
-    fn settle(s: &mut State) {
-        for (offset, bytes) in std::mem::take(&mut s.pending) {
+    fn settle(s: &mut State, until: Begun) {
+        let n = until.0.saturating_sub(s.covered);
+        for (offset, bytes) in s.pending.drain(..mem(n)) {
             put(&mut s.base, offset, &bytes);
         }
+        s.covered += n;
+    }
+
+    fn so_far(s: &State) -> Begun {
+        Begun(s.covered + s.pending.len() as u64)
+    }
+
+    /// Begins a sync: it covers the writes that were answered by now, and no later ones (H10).
+    pub fn begin_sync(&self) -> Begun {
+        Self::so_far(&self.state.lock())
+    }
+
+    /// Ends it.
+    ///
+    /// # Errors
+    /// Those that were asked for.
+    pub fn end_sync(&self, begun: Begun) -> io::Result<()> {
+        let mut s = self.state.lock();
+        if let Some(fault) = Self::sprung(&mut s, Request::Sync, 0, 0) {
+            return Err(Self::error(fault));
+        }
+        Self::step(&mut s)?;
+        Self::settle(&mut s, begun);
+        Ok(())
     }
 
     /// The fault that waits for this request.
@@ -420,14 +452,9 @@ impl BlockDev for SimDev {
     }
 
     fn sync(&self) -> io::Result<()> {
+        let begun = self.begin_sync();
         self.wait(Request::Sync, 0, 0);
-        let mut s = self.state.lock();
-        if let Some(fault) = Self::sprung(&mut s, Request::Sync, 0, 0) {
-            return Err(Self::error(fault));
-        }
-        Self::step(&mut s)?;
-        Self::settle(&mut s);
-        Ok(())
+        self.end_sync(begun)
     }
 
     fn back(&self, offset: u64, len: u64) -> io::Result<()> {

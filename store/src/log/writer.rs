@@ -2,7 +2,8 @@
 //!
 //! Invariants:
 //! - A flush is: sync the data; if records are pending, write them padded; sync again (H8). A record never
-//!   reaches the disk before a sync that began when its data was complete (H2).
+//!   reaches the disk before a sync that began when its data was complete has ended (H2).
+//! - Syncs are pipelined: the one that makes a group's records durable is the one for the data of the next group.
 //! - A sync answers only flushes that arrived before it began (H10); one sync runs at a time, and the poison
 //!   flag is set before anybody is woken (H11). A failed sync is never retried.
 //! - A log block that was written is not written again before its lap (H13).
@@ -77,17 +78,37 @@ struct SyncState {
     running: bool,
     started: u64,
     completed: u64,
-    /// Where the next log block goes; while a sync runs it has its own copy.
-    next: Position,
+    /// While a sync runs it has its own copy.
+    progress: Progress,
     /// Flushes that wait for the running sync.
     waiting: Waiters,
+}
+
+/// How far the stream of records is.
+#[derive(Debug, Clone, Copy)]
+struct Progress {
+    /// Where the next log block goes.
+    next: Position,
+    /// Records before this are in the log; the next sync makes them durable.
+    written: Lsn,
+    /// The data of records before this is durable: they may be written.
+    covered: Lsn,
+}
+
+/// What a flush waits for.
+#[derive(Debug, Clone, Copy)]
+struct Arrival {
+    /// The first sync that began later.
+    sync: u64,
+    /// End of the records that came before it.
+    head: Lsn,
 }
 
 /// A sync that is running. If it is dropped before its end, nobody knows what it did: the pool is poisoned.
 struct Running<'a> {
     log: &'a Log,
     number: u64,
-    next: Position,
+    progress: Progress,
     /// How it ended.
     ok: Option<bool>,
 }
@@ -99,7 +120,7 @@ impl Drop for Running<'_> {
         }
         let mut s = self.log.sync.lock();
         s.running = false;
-        s.next = self.next;
+        s.progress = self.progress;
         if self.ok == Some(true) {
             s.completed = self.number;
         }
@@ -180,7 +201,7 @@ impl Log {
                 running: false,
                 started: 0,
                 completed: 0,
-                next: at.next,
+                progress: Progress { next: at.next, written: at.durable, covered: at.durable },
                 waiting: Waiters::default(),
             }),
             next_index: AtomicU64::new(at.next.index),
@@ -285,11 +306,11 @@ impl Log {
 
     /// Makes everything acknowledged before the call durable. Callers share syncs.
     pub async fn flush(&self, io: &impl Io, for_checkpoint: bool) -> std::result::Result<(), FlushError> {
-        let mut need = None;
+        let mut arrival = None;
         loop {
-            let turn = poll_fn(|cx| self.turn(&mut need, for_checkpoint, cx.waker())).await?;
+            let turn = poll_fn(|cx| self.turn(&mut arrival, for_checkpoint, cx.waker())).await?;
             let Some(mut running) = turn else { return Ok(()) };
-            let result = self.sync_once(io, &mut running.next).await;
+            let result = self.sync_once(io, &mut running.progress).await;
             if let Err(e) = &result
                 && !Mutation::IgnoreFailedSync.on()
             {
@@ -302,21 +323,23 @@ impl Log {
         }
     }
 
-    /// What a flush does next: nothing, when a sync begun after its arrival has ended; wait for the running one;
-    /// or run one itself.
+    /// What a flush does next: nothing, when a sync begun after its arrival has ended and the records of that time are
+    /// durable; wait for the running one; or run one itself.
     fn turn(
         &self,
-        need: &mut Option<u64>,
+        arrival: &mut Option<Arrival>,
         for_checkpoint: bool,
         waker: &Waker,
     ) -> Poll<std::result::Result<Option<Running<'_>>, FlushError>> {
         let mut s = self.sync.lock();
-        let joins = s.running && Mutation::JoinRunningSync.on();
-        let need = *need.get_or_insert(if joins { s.started } else { s.started + 1 });
+        let arrival = *arrival.get_or_insert_with(|| match s.running && Mutation::JoinRunningSync.on() {
+            true => Arrival { sync: s.started, head: Lsn(0) },
+            false => Arrival { sync: s.started + 1, head: self.head() },
+        });
         if let Err(e) = self.poison.check() {
             return Poll::Ready(Err(FlushError::Failed(e)));
         }
-        if s.completed >= need {
+        if s.completed >= arrival.sync && self.durable() >= arrival.head {
             return Poll::Ready(Ok(None));
         }
         if s.running {
@@ -328,39 +351,48 @@ impl Log {
         }
         s.running = true;
         s.started += 1;
-        Poll::Ready(Ok(Some(Running { log: self, number: s.started, next: s.next, ok: None })))
+        Poll::Ready(Ok(Some(Running { log: self, number: s.started, progress: s.progress, ok: None })))
     }
 
-    async fn sync_once(&self, io: &impl Io, next: &mut Position) -> Result<()> {
-        let from = self.durable();
+    /// One sync: for the records whose data is durable, which are written before it, and for the data of those that
+    /// came since. A cut before its end keeps the flushed state, or the new one: the chain tells which.
+    async fn sync_once(&self, io: &impl Io, progress: &mut Progress) -> Result<()> {
         // Read after every flush that this sync answers has arrived.
-        let to = self.head();
-        if !Mutation::OneSync.on() {
-            io.sync().await.map_err(|e| Error::io("sync data", e))?;
+        let arrived = self.head();
+        if Mutation::OneSync.on() {
+            progress.covered = arrived;
         }
-        let mut resume = to;
-        // Read after `to`: a mark beyond it is for the next group.
+        self.write_covered(io, progress).await?;
+        let durable = progress.covered;
+        io.sync().await.map_err(|e| Error::io("sync", e))?;
+        self.durable.store(durable.0, Ordering::Release);
+        // What came while it ran waits for the next one (H2, H10).
+        progress.covered = if Mutation::RecordBeforeData.on() { self.head() } else { arrived };
+        Ok(())
+    }
+
+    /// Writes the records whose data is durable.
+    async fn write_covered(&self, io: &impl Io, progress: &mut Progress) -> Result<()> {
+        let Progress { next, written, covered } = progress;
+        // Read after `covered` was: a mark beyond it is for a later group.
         let mark = *self.mark.lock();
         match mark {
-            Some((mark, None)) if mark <= to => {
-                self.write_records(io, next, from, mark).await?;
+            Some((mark, None)) if mark <= *covered => {
+                self.write_records(io, next, *written, mark).await?;
                 *self.mark.lock() = Some((mark, Some(*next)));
-                self.write_records(io, next, mark, to).await?;
+                self.write_records(io, next, mark, *covered).await?;
             }
             _ if Mutation::RewrittenTail.on() => {
-                let whole = Lsn(to.0 - (to.0 - from.0) % PAYLOAD as u64);
-                self.write_records(io, next, from, whole).await?;
+                let whole = Lsn(covered.0 - (covered.0 - written.0) % PAYLOAD as u64);
+                self.write_records(io, next, *written, whole).await?;
                 let last = *next;
-                self.write_records(io, next, whole, to).await?;
-                (*next, resume) = (last, whole);
+                self.write_records(io, next, whole, *covered).await?;
+                (*next, *written) = (last, whole);
+                return Ok(());
             }
-            _ => self.write_records(io, next, from, to).await?,
+            _ => self.write_records(io, next, *written, *covered).await?,
         }
-        if from < to || Mutation::OneSync.on() {
-            // A cut before this sync keeps the flushed state, or the new one: the chain tells which.
-            io.sync().await.map_err(|e| Error::io("sync log", e))?;
-            self.durable.store(resume.0, Ordering::Release);
-        }
+        *written = *covered;
         Ok(())
     }
 
