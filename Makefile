@@ -56,7 +56,7 @@ models: ## Interleavings of gate, I/O epochs and group commit, COWSLIP_MODELS=20
 
 .PHONY: miri
 miri: ## The unsafe parts that need no kernel, under Miri (a nightly Rust with the component miri)
-	MIRIFLAGS=-Zmiri-disable-isolation $(CARGO) +nightly miri test -p store --locked --lib -- io::buffer log::ring log::replay gate
+	MIRIFLAGS='-Zmiri-disable-isolation -Zmiri-permissive-provenance' $(CARGO) +nightly miri test -p store --locked --lib -- io::buffer log::ring log::replay gate
 
 .PHONY: test-kubernetes
 test-kubernetes: ## The driver in a real cluster of two nodes, and csi-sanity (root; builds Kubernetes once, some 25 CPU minutes)

@@ -192,6 +192,11 @@ mod tests {
     use super::*;
     use std::sync::atomic::AtomicBool;
 
+    /// Under Miri each of them takes a thousand times as long.
+    fn rounds(usual: u64) -> u64 {
+        if cfg!(miri) { usual / 100 } else { usual }
+    }
+
     #[test]
     fn a_closed_gate_is_empty_and_ranges_exclude_each_other() {
         let gate = Gate::default();
@@ -200,7 +205,7 @@ mod tests {
         std::thread::scope(|s| {
             for _ in 0..4 {
                 s.spawn(|| {
-                    for i in 0..2000u64 {
+                    for i in 0..rounds(2000) {
                         let pass = block_on(gate.enter(0..1 + i % 3));
                         assert!(!block.swap(true, Ordering::SeqCst));
                         inside.fetch_add(1, Ordering::SeqCst);
@@ -210,7 +215,7 @@ mod tests {
                     }
                 });
             }
-            for _ in 0..200 {
+            for _ in 0..rounds(200) {
                 let closed = gate.close();
                 assert_eq!(inside.load(Ordering::SeqCst), 0);
                 drop(closed);
@@ -225,7 +230,7 @@ mod tests {
         std::thread::scope(|s| {
             for _ in 0..2 {
                 s.spawn(|| {
-                    for _ in 0..20_000 {
+                    for _ in 0..rounds(20_000) {
                         let guard = epochs.begin();
                         let seen = value.load(Ordering::SeqCst);
                         assert_ne!(seen, 0, "retired before the reader was out");
@@ -234,7 +239,7 @@ mod tests {
                 });
             }
             s.spawn(|| {
-                for _ in 0..100 {
+                for _ in 0..rounds(100) {
                     value.store(2, Ordering::SeqCst);
                     epochs.wait_for_earlier();
                     value.store(1, Ordering::SeqCst);
