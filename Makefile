@@ -69,8 +69,14 @@ bench-kubernetes: ## The driver beside csi-driver-host-path in one cluster, writ
 	@CARGO='$(CARGO)' COWSLIP_BENCH_OUT=$(CURDIR)/docs/benchmarks-kubernetes.md tests/kubernetes/test --bench
 
 .PHONY: bench
-bench: ## The store beside fio on one file, as ratios, written to docs/benchmarks.md (ARGS="--rounds 5 --seconds 3")
+bench: ## The store beside fio on one file and qemu on a qcow2, as ratios, written to docs/benchmarks.md (ARGS="--rounds 5 --seconds 3")
+	@setup/run bench
 	$(CARGO) bench -p store --locked --bench engine -- --out $(CURDIR)/docs/benchmarks.md $(ARGS)
+
+.PHONY: bench-devices
+bench-devices: ## FUSE + loop beside the kernel's loop and qemu's FUSE, PostgreSQL under snapshots, written to docs/benchmarks-devices.md (root)
+	@setup/run bench
+	$(CARGO) bench -p ublk-target --locked --bench devices -- --out $(CURDIR)/docs/benchmarks-devices.md $(ARGS)
 
 .PHONY: bench-files
 bench-files: ## The file view beside the kernel's mount, as ratios, written to docs/benchmarks-files.md (root; images take minutes to make)

@@ -8,11 +8,13 @@
 //! on in a holder would keep the next agent out for ever.
 
 mod parked;
+mod pocket;
 mod supervised;
 mod supervisor;
 mod systemd;
 mod wire;
 
+pub use pocket::Pocket;
 pub use supervised::SupervisedStore;
 pub use supervisor::supervise;
 pub use systemd::SystemdStore;
