@@ -61,7 +61,7 @@ impl Ended {
 /// The host of a test.
 pub struct Rig {
     dir: TempDir,
-    /// Loop devices have it in the names of what they show. Known when an agent served.
+    /// Loop devices have it in the names of what they show. Known when somebody served.
     pool_id: OnceLock<String>,
     /// The kernel's names of the devices that were attached.
     attached: Mutex<BTreeSet<String>>,
@@ -98,6 +98,12 @@ impl Rig {
         );
         fs::write(rig.path("config.toml"), text).expect("the directory is writable");
         Some(rig)
+    }
+
+    /// A word that the names of this rig's loop devices have in them, where the test serves them itself; it goes with them.
+    pub fn own_devices(&self) -> &str {
+        let name = self.dir.path().file_name().expect("it has a name").to_string_lossy();
+        self.pool_id.get_or_init(|| name.chars().filter(char::is_ascii_alphanumeric).collect())
     }
 
     /// Makes the pool.

@@ -5,6 +5,9 @@ mod csi_groups;
 mod csi_identity;
 mod csi_rig;
 mod csi_volumes;
+mod cuts;
+#[path = "../kernel/inside/fsynced.rs"]
+mod fsynced;
 mod full;
 mod install;
 mod interrupt;
