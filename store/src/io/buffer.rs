@@ -73,3 +73,21 @@ impl DerefMut for AlignedBuf {
 pub fn is_aligned(buf: &[u8]) -> bool {
     buf.as_ptr().addr().is_multiple_of(512)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of any length, also after longer and shorter ones whose memory it gets.
+    #[test]
+    fn a_buffer_holds_what_was_put_into_it() {
+        for (len, byte) in [(1, 1), (4096, 2), (12_289, 3), (512, 4), (0, 5), (8192, 6)] {
+            let mut buf = AlignedBuf::reused(len);
+            assert!(is_aligned(&buf) && buf.as_ptr().addr().is_multiple_of(BLOCK));
+            assert_eq!(buf.len(), len);
+            buf.fill(byte);
+            assert!(buf.iter().all(|b| *b == byte));
+        }
+        assert!(AlignedBuf::zeroed(12_289).iter().all(|b| *b == 0), "what was left in it is gone");
+    }
+}
