@@ -18,6 +18,8 @@ pub const PVC_NAME: &str = "csi.storage.k8s.io/pvc/name";
 pub const PVC_NAMESPACE: &str = "csi.storage.k8s.io/pvc/namespace";
 /// Of a VolumeSnapshotContent and its kin: the node whose sidecar sees to it.
 pub const MANAGED_BY: &str = "snapshot.storage.kubernetes.io/managed-by";
+/// Of a claim: the node that its volume is made on, as the scheduler says, or whoever knows better.
+pub const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
 /// What Kubernetes' sidecars add to the parameters of a class begins with this.
 pub const KUBERNETES: &str = "csi.storage.k8s.io/";
 

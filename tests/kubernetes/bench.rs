@@ -71,7 +71,10 @@ fn round(api: &Api, side: Side, source: &str, size: &str, waits: &mut Waits) {
     waits.bound.push(api.timed(&claimed(claim("new", size), side), is_bound));
     let cut = with_class(snapshot("cut", source), side);
     waits.ready.push(api.timed(&cut, |cut| cut["status"]["readyToUse"] == true));
-    waits.restored.push(api.timed(&claimed(restored("copy", size, "cut"), side), is_bound));
+    // Ours is made where its source is without being told.
+    let copy = of_class(restored("copy", size, "cut"), side.class);
+    let copy = if side.class == OURS.class { copy } else { claimed(copy, side) };
+    waits.restored.push(api.timed(&copy, is_bound));
     let running = |pod: &Value| pod["status"]["phase"] == "Running";
     waits.running.push(api.timed(&pod("user", &[("copy", "/data")]), running));
     for gone in

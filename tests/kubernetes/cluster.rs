@@ -236,13 +236,6 @@ impl Namespace {
         self.pod(&objects::pod(name, &[(name, "/data")]));
     }
 
-    /// Chooses the node of a claim that no pod has yet. The scheduler does not know where the source of a claim is, and may put
-    /// a pod on another node again and again.
-    #[track_caller]
-    pub fn choose(&self, claim: &str, node: u32) {
-        self.kubectl(&format!("annotate pvc {claim} volume.kubernetes.io/selected-node=node-{node}"));
-    }
-
     /// A snapshot of a claim, until it can be used.
     #[track_caller]
     pub fn snapshot(&self, name: &str, claim: &str) {

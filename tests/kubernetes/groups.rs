@@ -1,19 +1,21 @@
 //! Groups of snapshots where snapshots are made on the nodes: each is made on its node, by one class for all of them.
 
 use crate::cluster::{NODES, Namespace};
-use crate::objects::{chosen, chosen_of, restored};
+use crate::objects::{chosen, restored};
 use serde_json::{Value, json};
 
 const CLASS: &str = "cowslip-groups";
 
-fn class() -> Value {
+/// The class of all groups in these tests.
+pub fn class() -> Value {
     json!({
         "apiVersion": "groupsnapshot.storage.k8s.io/v1", "kind": "VolumeGroupSnapshotClass", "metadata": {"name": CLASS},
         "driver": "csi.cowslip.io", "deletionPolicy": "Delete",
     })
 }
 
-fn group(name: &str, app: &str) -> Value {
+/// A group of the claims with that label.
+pub fn group(name: &str, app: &str) -> Value {
     json!({
         "apiVersion": "groupsnapshot.storage.k8s.io/v1", "kind": "VolumeGroupSnapshot", "metadata": {"name": name},
         "spec": {"volumeGroupSnapshotClassName": CLASS, "source": {"selector": {"matchLabels": {"app": app}}}},
@@ -59,7 +61,7 @@ fn one_class_serves_all_nodes() {
     }
     // A member is a snapshot like any other.
     let member = members(&ns, "a-2").remove(0);
-    ns.apply(&chosen_of(restored("copy", "16Mi", &member), 2));
+    ns.apply(&restored("copy", "16Mi", &member));
     ns.wait("jsonpath={.status.phase}=Bound pvc/copy");
 
     // Over several nodes there is no common point in time.

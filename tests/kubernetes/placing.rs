@@ -1,7 +1,7 @@
 //! Which node a volume is on: where its pod runs, where its source is, where there is room.
 
 use crate::cluster::{NODES, Namespace};
-use crate::objects::{claim, on_node, pod, restored};
+use crate::objects::{chosen_of, claim, cloned, on_node, pod, restored};
 use serde_json::json;
 
 #[test]
@@ -55,8 +55,47 @@ fn more_than_there_is_room_for() {
     ns.end();
 }
 
-/// What is made of a snapshot is on the snapshot's node. A pod that must be elsewhere is
-/// told why it waits.
+/// What is made of a snapshot or of a claim is on the node of its source, wherever else its pod might run.
+#[test]
+fn a_restore_goes_where_its_source_is() {
+    let Some(ns) = Namespace::new("sources") else { return };
+    for node in NODES {
+        let name = format!("data-{node}");
+        ns.apply(&claim(&name, "64Mi"));
+        ns.pod(&on_node(pod(&name, &[(&name, "/data")]), node));
+        ns.shell(&name, &format!("echo {node} >/data/note; sync -f /data"));
+        ns.snapshot(&format!("cut-{node}"), &name);
+        // A claim, its pod and its source in any order: the scheduler has chosen the wrong node for the first two here.
+        let wrong = NODES.into_iter().find(|other| *other != node).expect("there are two");
+        for (name, late) in [(format!("late-{node}"), true), (format!("wrong-{node}"), false)] {
+            let cut = if late { format!("late-{node}") } else { format!("cut-{node}") };
+            ns.apply(&chosen_of(restored(&name, "64Mi", &cut), wrong));
+            ns.apply(&pod(&name, &[(&name, "/data")]));
+        }
+        // As users write it.
+        for n in 0..3 {
+            let name = format!("copy-{node}-{n}");
+            ns.apply(&restored(&name, "64Mi", &format!("cut-{node}")));
+            ns.apply(&pod(&name, &[(&name, "/data")]));
+        }
+        ns.apply(&cloned(&format!("clone-{node}"), "64Mi", &name));
+        ns.snapshot(&format!("late-{node}"), &name);
+    }
+    for node in NODES {
+        // It is made at once, as it can be nowhere else.
+        ns.wait(&format!("jsonpath={{.status.phase}}=Bound pvc/clone-{node}"));
+        ns.apply(&pod(&format!("clone-{node}"), &[(&format!("clone-{node}"), "/data")]));
+        let copies = (0..3).map(|n| format!("copy-{node}-{n}"));
+        for name in copies.chain(["late", "wrong", "clone"].map(|what| format!("{what}-{node}"))) {
+            ns.wait(&format!("condition=Ready pod/{name}"));
+            assert_eq!(ns.node_of(&name), node, "{name}");
+            assert_eq!(ns.shell(&name, "cat /data/note"), format!("{node}\n"), "{name}");
+        }
+    }
+    ns.end();
+}
+
+/// A pod that must not be on its source's node is told why it waits.
 #[test]
 fn a_restore_that_asks_for_the_wrong_node() {
     let Some(ns) = Namespace::new("wrong-node") else { return };
@@ -71,8 +110,10 @@ fn a_restore_that_asks_for_the_wrong_node() {
     ns.apply(&on_node(pod("must", &[("must", "/data")]), 2));
     ns.wait("condition=Ready pod/there");
     assert_eq!(ns.shell("there", "cat /data/note"), "here\n");
-    ns.cluster.eventually("the claim that cannot be is told why", || {
-        ns.told_of("must").contains("is on another node, where alone a volume can be made of it")
+    ns.cluster.eventually("who looks is told why", || {
+        let told = ns.told_of("must");
+        told.contains("the volume is made on node node-1, where its source is")
+            && told.contains("node(s) didn't match PersistentVolume's node affinity")
     });
     ns.end();
 }

@@ -1,7 +1,7 @@
 //! Snapshots, restores and clones: the manifests that users of other drivers have, and every order of deletion.
 
 use crate::cluster::{Namespace, manifest};
-use crate::objects::{claim, cloned, of_class, on_node, pod, restored, snapshot};
+use crate::objects::{claim, cloned, of_class, pod, restored, snapshot};
 use crate::volumes::file_system_kib;
 
 /// The manifests of simplyblock's documentation, as they are printed there.
@@ -20,7 +20,6 @@ fn simplyblock_manifests() {
         "echo new >/mounted/note; head -c 20000000 /dev/urandom >/mounted/data; rm -rf /mounted/lost+found",
     );
     ns.apply_text(&manifest("simplyblock-restore.yaml"));
-    ns.choose("my-restored-snapshot-volume", ns.node_of("database"));
     ns.apply_text(&manifest("simplyblock-pod.yaml"));
     ns.wait("condition=Ready pod/restored-database");
     assert_eq!(ns.shell("restored-database", "cd /mounted && md5sum data note"), old);
@@ -65,11 +64,10 @@ fn deleted_in_every_order() {
         ns.shell(&of(n, "source"), &format!("echo {n} >/data/n; sync -f /data"));
         ns.apply(&snapshot(&of(n, "cut"), &of(n, "source")));
     }
-    let nodes: Vec<u32> = (0..orders.len()).map(|n| ns.node_of(&of(n, "source"))).collect();
-    for (n, node) in nodes.iter().enumerate() {
+    for n in 0..orders.len() {
         ns.wait(&format!("jsonpath={{.status.readyToUse}}=true volumesnapshot/{}", of(n, "cut")));
         ns.apply(&restored(&of(n, "copy"), "64Mi", &of(n, "cut")));
-        ns.apply(&on_node(pod(&of(n, "copy"), &[(&of(n, "copy"), "/data")]), *node));
+        ns.apply(&pod(&of(n, "copy"), &[(&of(n, "copy"), "/data")]));
     }
     for (n, order) in orders.iter().enumerate() {
         ns.wait(&format!("condition=Ready pod/{}", of(n, "copy")));
@@ -86,7 +84,6 @@ fn deleted_in_every_order() {
                 // Only the snapshot is left of them: it still gives the content back.
                 let again = of(n, "again");
                 ns.apply(&restored(&again, "64Mi", &of(n, "cut")));
-                ns.choose(&again, nodes[n]);
                 ns.apply(&pod(&again, &[(&again, "/data")]));
                 ns.wait(&format!("condition=Ready pod/{again}"));
                 assert_eq!(ns.shell(&again, "cat /data/n"), format!("{n}\n"), "{order:?}");
@@ -115,9 +112,9 @@ fn restored_larger_beside_the_source() {
         ns.shell(&source, "echo new >/data/note");
         ns.apply(&of_class(restored(&copy, larger, &cut), &class));
         ns.apply(&of_class(cloned(&clone, larger, &source), &class));
-        let node = ns.node_of(&source);
         for (name, note) in [(&copy, "old\n"), (&clone, "new\n")] {
-            ns.pod(&on_node(pod(name, &[(name, "/data")]), node));
+            ns.pod(&pod(name, &[(name, "/data")]));
+            assert_eq!(ns.node_of(name), ns.node_of(&source), "beside its source");
             assert_eq!(ns.shell(name, "cat /data/note"), note, "{fs}");
             assert_eq!(ns.shell(name, "md5sum </data/bytes"), sum, "{fs}");
             assert!(

@@ -5,6 +5,7 @@ use super::assign::Assign;
 use super::gone::{Gone, Thing};
 use super::objects::{self, Content, GroupContent};
 use super::places::node_of;
+use super::sources::Sources;
 use crate::DRIVER_NAME;
 use k8s_openapi::api::core::v1::PersistentVolume;
 use kube::api::Api;
@@ -22,6 +23,7 @@ const PAGE: u32 = 100;
 pub async fn run(cluster: &Cluster) {
     let assign = Assign::new(cluster);
     let gone = Gone::new(cluster);
+    let sources = Sources::new(cluster);
     let volumes = every("PersistentVolume", Api::all(cluster.client.clone()), |volume| {
         volume_seen(cluster, &gone, volume);
     });
@@ -31,7 +33,9 @@ pub async fn run(cluster: &Cluster) {
     let groups = every("VolumeGroupSnapshotContent", objects::group_contents(&cluster.client), |group| {
         group_seen(cluster, &assign, &gone, group);
     });
-    tokio::join!(volumes, contents, groups, assign.run(), gone.run());
+    let claims =
+        every("PersistentVolumeClaim", Api::all(cluster.client.clone()), |claim| sources.seen(claim));
+    tokio::join!(volumes, contents, groups, claims, assign.run(), gone.run(), sources.run());
 }
 
 fn volume_seen(cluster: &Cluster, gone: &Gone, volume: &PersistentVolume) {

@@ -1,8 +1,9 @@
 //! `cowslip-csi cluster`: what one process does for the whole cluster, beside the drivers of the nodes.
 //!
 //! One replica leads, the others wait (`lease`). The leader tells each node which snapshots are its own (`assign`),
-//! lets objects go whose node is gone (`gone`), and serves the snapshots of an older API (`legacy`). It keeps nothing:
-//! all it knows is read from the cluster, and every step can be repeated. So a new leader goes on where the last one died.
+//! chooses the node of claims that are made of something (`sources`), lets objects go whose node is gone (`gone`), and
+//! serves the snapshots of an older API (`legacy`). It keeps nothing: all it knows is read from the cluster, and every step
+//! can be repeated. So a new leader goes on where the last one died.
 
 mod assign;
 mod error;
@@ -15,6 +16,7 @@ mod legacy;
 mod objects;
 mod places;
 mod queue;
+mod sources;
 mod tell;
 
 use figures::Figures;

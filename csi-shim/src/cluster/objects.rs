@@ -1,7 +1,7 @@
-//! The objects of Kubernetes that its own client library does not know: snapshots as CSI has them.
+//! The objects of Kubernetes that its own client library does not know, snapshots as CSI has them; and what is read of others.
 
 use crate::labels::MANAGED_BY;
-use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::api::core::v1::{ObjectReference, PersistentVolumeClaim};
 use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind};
 use kube::core::Object;
 use kube::{Client, Resource, ResourceExt};
@@ -94,7 +94,8 @@ fn kind(group: &str, kind: &str, plural: &str) -> ApiResource {
     ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, "v1", kind), plural)
 }
 
-const SNAPSHOTS: &str = "snapshot.storage.k8s.io";
+/// The group of snapshots.
+pub const SNAPSHOTS: &str = "snapshot.storage.k8s.io";
 const GROUPS: &str = "groupsnapshot.storage.k8s.io";
 
 /// VolumeSnapshots of one namespace, or of all.
@@ -146,6 +147,11 @@ pub fn reference<P: Clone, U: Clone>(object: &Object<P, U>) -> ObjectReference {
         uid: object.metadata.uid.clone(),
         ..ObjectReference::default()
     }
+}
+
+/// The volume of a claim, as soon as it has one.
+pub fn volume_of(claim: &PersistentVolumeClaim) -> Option<&str> {
+    claim.spec.as_ref()?.volume_name.as_deref().filter(|name| !name.is_empty())
 }
 
 /// The id of a snapshot, or of the volume that it is of: both are in one pool.

@@ -5,6 +5,7 @@
 
 use super::error::Error;
 use super::figures::Figures;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -25,6 +26,27 @@ pub enum Next {
     Done,
     /// Then at the latest.
     After(Duration),
+}
+
+/// An object in a namespace.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Key {
+    pub namespace: String,
+    pub name: String,
+}
+
+impl Key {
+    /// The object with that metadata.
+    pub fn of(object: &ObjectMeta) -> Self {
+        let part = |part: &Option<String>| part.clone().unwrap_or_default();
+        Self { namespace: part(&object.namespace), name: part(&object.name) }
+    }
+
+    /// The object that this one was made for.
+    pub fn of_owner(object: &ObjectMeta) -> Option<Self> {
+        let owner = object.owner_references.iter().flatten().next()?;
+        Some(Self { name: owner.name.clone(), ..Self::of(object) })
+    }
 }
 
 /// The keys that wait, each with its time.

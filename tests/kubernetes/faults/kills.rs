@@ -2,7 +2,7 @@
 //! it was asked for, the pools hold what the cluster knows and nothing else, and no file system stays frozen.
 
 use crate::cluster::{Cluster, NODES, Namespace};
-use crate::objects::{chosen, chosen_of, on_node, pod, restored, snapshot};
+use crate::objects::{chosen, on_node, pod, restored, snapshot};
 use integration_tests::rig::random;
 use integration_tests::{seed, times};
 use std::collections::{BTreeMap, BTreeSet};
@@ -84,19 +84,19 @@ fn operate(ns: &Namespace, wanted: &mut Wanted, seed: &mut u64, n: u32) -> Strin
         5 => {
             let Some(of) = pick(seed, &snapshots) else { return String::new() };
             let (name, (node, content)) = (format!("r{n}"), wanted.snapshots[of].clone());
-            ns.apply(&chosen_of(restored(&name, "16Mi", of), node));
+            ns.apply(&restored(&name, "16Mi", of));
             ns.wait(&format!("jsonpath={{.status.phase}}=Bound pvc/{name}"));
             wanted.claims.insert(name.clone(), (node, content));
             format!("restore {name} of {of}")
         }
         6 | 7 => {
-            let Some((of, node)) = pick(seed, &unused) else { return String::new() };
+            let Some((of, _)) = pick(seed, &unused) else { return String::new() };
             // A file system is made at the first mount: a copy of a volume without one cannot be mounted.
             let is_copy = of.starts_with('r');
             if wanted.pods.len() >= 6 || is_copy && wanted.claims[of].1.is_none() {
                 return String::new();
             }
-            ns.apply(&on_node(pod(of, &[(of, "/data")]), node));
+            ns.apply(&pod(of, &[(of, "/data")]));
             ns.wait(&format!("condition=Ready pod/{of}"));
             let content = format!("{of} {n}");
             let write = format!("echo '{content}' >/data/note && sync -f /data");
@@ -183,9 +183,10 @@ fn everything_converges() {
     for (name, (node, content)) in &wanted.claims {
         let Some(content) = content else { continue };
         if !wanted.pods.contains(name) {
-            ns.apply(&on_node(pod(name, &[(name, "/data")]), *node));
+            ns.apply(&pod(name, &[(name, "/data")]));
         }
         ns.wait(&format!("condition=Ready pod/{name}"));
+        assert_eq!(ns.node_of(name), *node, "claim {name}");
         let read = || ns.try_shell(name, "cat /data/note && echo more >/data/more && sync -f /data");
         let mut found = read();
         ns.cluster.eventually("the file system is not frozen", || {

@@ -12,7 +12,7 @@ mod snapshots;
 
 use super::Cluster;
 use super::feeds::{config, follow};
-use super::queue::Queue;
+use super::queue::{Key, Queue};
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::ResourceExt;
@@ -27,26 +27,6 @@ const PROMOTER: &str = "volumesnapshot.external-storage.k8s.io/snapshot-promoter
 const PROVISIONER: &str = "volume.kubernetes.io/storage-provisioner";
 /// On what is made for an object of this API: its kind.
 const MADE_FOR: &str = "csi.cowslip.io/made-for";
-
-/// An object in a namespace.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Key {
-    namespace: String,
-    name: String,
-}
-
-impl Key {
-    fn of(object: &ObjectMeta) -> Self {
-        let part = |part: &Option<String>| part.clone().unwrap_or_default();
-        Self { namespace: part(&object.namespace), name: part(&object.name) }
-    }
-
-    /// The object that this one was made for.
-    fn of_owner(object: &ObjectMeta) -> Option<Self> {
-        let owner = object.owner_references.iter().flatten().next()?;
-        Some(Self { name: owner.name.clone(), ..Self::of(object) })
-    }
-}
 
 /// For ever.
 pub async fn run(cluster: &Cluster) {

@@ -8,13 +8,14 @@
 //! too; and a volume that was written over to a claim which is gone meanwhile is deleted as any released volume is.
 
 use super::super::error::{Error, unless_absent};
-use super::super::objects::{contents, labelled_for, volume_snapshots};
-use super::super::queue::Next;
+use super::super::objects::{contents, labelled_for, volume_of, volume_snapshots};
+use super::super::queue::{Key, Next};
 use super::super::{Cluster, Legacy};
 use super::objects::{self, SNAPSHOT, Snapshot};
 use super::snapshots::{created, cut_name};
-use super::{ANNOTATION, Key, MADE_FOR, PROMOTER, owned_by};
+use super::{ANNOTATION, MADE_FOR, PROMOTER, owned_by};
 use crate::DRIVER_NAME;
+use crate::labels::SELECTED_NODE;
 use k8s_openapi::api::core::v1::{Event, Node, PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, Preconditions};
@@ -22,8 +23,6 @@ use kube::{Resource, ResourceExt};
 use serde_json::json;
 use std::time::Duration;
 
-/// By which the scheduler, or whoever knows better, says where a claim's volume is to be.
-const NODE: &str = "volume.kubernetes.io/selected-node";
 /// What is awaited may come without being told.
 const SOON: Duration = Duration::from_secs(3);
 /// Only a change that is told of helps.
@@ -118,7 +117,7 @@ impl<'a> Restore<'a> {
             "metadata": {
                 "name": second_name(claim),
                 "labels": {MADE_FOR: "PersistentVolumeClaim"},
-                "annotations": {NODE: node},
+                "annotations": {SELECTED_NODE: node},
                 "ownerReferences": [owned_by("v1", "PersistentVolumeClaim", &claim.metadata)],
             },
             "spec": {
@@ -267,10 +266,6 @@ impl<'a> Restore<'a> {
 /// The name of the second claim: it follows from the claim, so a repeated step finds it.
 fn second_name(claim: &PersistentVolumeClaim) -> String {
     format!("restore-{}", claim.uid().unwrap_or_default())
-}
-
-fn volume_of(claim: &PersistentVolumeClaim) -> Option<&str> {
-    claim.spec.as_ref()?.volume_name.as_deref().filter(|name| !name.is_empty())
 }
 
 fn phase(claim: &PersistentVolumeClaim) -> Option<&str> {
