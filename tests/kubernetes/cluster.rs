@@ -128,6 +128,24 @@ impl Cluster {
         NODES.into_iter().flat_map(of).collect()
     }
 
+    /// A figure in KiB from /proc/PID/status of the processes of node N whose command lines have these words: the largest.
+    #[track_caller]
+    pub fn memory_kib(&self, node: u32, words: &str, field: &str) -> u64 {
+        let script = format!("pgrep -f '{words}' | while read pid; do cat /proc/$pid/status; done");
+        let read = self.inside(node, "sh").args(["-c", &script]).output().expect("a shell runs");
+        let text = String::from_utf8_lossy(&read.stdout).into_owned();
+        let figure = |line: &str| {
+            line.strip_prefix(field)?.strip_prefix(':')?.trim().strip_suffix(" kB")?.parse().ok()
+        };
+        text.lines().filter_map(figure).max().unwrap_or_else(|| panic!("no {field} of {words}: {text}"))
+    }
+
+    /// Memory of such a process now.
+    #[track_caller]
+    pub fn resident_kib(&self, node: u32, words: &str) -> u64 {
+        self.memory_kib(node, words, "VmRSS")
+    }
+
     /// Waits for a condition; fails the test if that takes too long.
     #[track_caller]
     pub fn eventually(&self, what: &str, mut condition: impl FnMut() -> bool) {

@@ -1,10 +1,13 @@
-//! csi-sanity, the conformance test of the specification's own project, with every capability on.
+//! csi-sanity, the conformance test of the specification's own project, with every capability on. It lists what a pool has, so
+//! it runs while nobody else makes anything.
 
-use crate::csi_rig::Driver;
+use crate::cluster::Cluster;
 use crate::program;
-use crate::rig::{Rig, resident_mib};
+use integration_tests::rig::Ended;
 use std::fs;
-use std::process::Command;
+
+/// Where it runs.
+const NODE: u32 = 1;
 
 /// Why a part is skipped: csi-sanity's own reasons, which are the design's.
 const SKIPPED: &[(&str, &str)] = &[
@@ -32,45 +35,43 @@ fn specs(report: &serde_json::Value, state: &str) -> Vec<String> {
     all.iter().filter(|spec| spec["State"] == state && spec["LeafNodeType"] == "It").map(name).collect()
 }
 
+/// Runs it in a node, against the driver as `deploy/` installs it.
 fn sanity(access: &str, more: &[&str]) {
-    let Some(program) = program("csi-sanity") else { return };
-    let Some(rig) = Rig::new("8G") else { return };
-    let driver = Driver::start(&rig);
-    rig.eventually("the driver listens", || driver.socket().exists());
-    let report = rig.path("report.json");
-    let output = Command::new(program)
-        .arg("--csi.endpoint")
-        .arg(format!("unix://{}", driver.socket().display()))
-        .arg("--csi.mountdir")
-        .arg(rig.path("kubelet-mount"))
-        .arg("--csi.stagingdir")
-        .arg(rig.path("kubelet-staging"))
+    let (Some(cluster), Some(program)) = (Cluster::running(), program("csi-sanity")) else { return };
+    let at = |name: &str| format!("/var/lib/kubelet/sanity/{name}");
+    let place = cluster.kubelet(NODE, "sanity");
+    fs::create_dir_all(&place).expect("the node's directory is writable");
+    let ended: Ended = cluster
+        .inside(NODE, &program.display().to_string())
+        .args(["--csi.endpoint", "unix:///var/lib/kubelet/plugins/csi.cowslip.io/csi.sock"])
+        .args(["--csi.mountdir", &at("mount"), "--csi.stagingdir", &at("staging")])
         .args(["--csi.testvolumeaccesstype", access])
         .args(more)
         .arg("--ginkgo.no-color")
-        .arg(format!("--ginkgo.json-report={}", report.display()))
+        .arg(format!("--ginkgo.json-report={}", at("report.json")))
         .output()
-        .expect("csi-sanity runs");
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{text}\n{}", fs::read_to_string(&driver.log).unwrap_or_default());
-    let report = serde_json::from_str(&fs::read_to_string(report).expect("a report")).expect("JSON");
+        .expect("csi-sanity runs")
+        .into();
+    assert_eq!(ended.code, Some(0), "{}", ended.stdout);
+    let report = fs::read_to_string(place.join("report.json")).expect("a report");
+    let report = serde_json::from_str(&report).expect("JSON");
     let (passed, skipped) = (specs(&report, "passed"), specs(&report, "skipped"));
     assert_eq!(specs(&report, "failed"), [] as [String; 0]);
-    assert!(passed.len() >= 70, "{} passed: {text}", passed.len());
+    assert!(passed.len() >= 70, "{} passed: {}", passed.len(), ended.stdout);
     for name in &skipped {
         let why = SKIPPED.iter().find(|(part, _)| name.contains(part));
         let (_, why) = why.unwrap_or_else(|| panic!("csi-sanity skips what it should not: {name}"));
         println!("csi-sanity left out: {name}: {why}");
     }
-    let resident = resident_mib(driver.pid());
-    println!("csi-sanity, {access} {more:?}: {} passed, driver {resident} MiB", passed.len());
-    assert!(resident <= 32, "the driver has {resident} MiB resident");
+    let resident_kib = cluster.resident_kib(NODE, "cowslip-csi node");
+    println!("csi-sanity, {access} {more:?}: {} passed, driver {resident_kib} KiB", passed.len());
+    assert!(resident_kib <= 32 << 10, "the driver has {resident_kib} KiB resident");
     // It deleted everything that it made.
-    assert_eq!(rig.json("volume list").as_array().map(Vec::len), Some(0));
-    assert_eq!(rig.json("snapshot list").as_array().map(Vec::len), Some(0));
-    assert_eq!(rig.mounts().iter().filter(|at| at.contains("kubelet")).count(), 0, "{:?}", rig.mounts());
-    drop(driver);
-    rig.stop_and_check();
+    for kind in ["volume", "snapshot"] {
+        assert_eq!(cluster.agent(NODE, &format!("{kind} list")).as_array().map(Vec::len), Some(0), "{kind}");
+    }
+    let mounts = cluster.inside(NODE, "cat").arg("/proc/self/mounts").output().expect("cat runs");
+    assert!(!String::from_utf8_lossy(&mounts.stdout).contains("kubelet/sanity"), "{mounts:?}");
 }
 
 const ONE_GIB: &[&str] = &["--csi.testvolumesize", "1073741824", "--csi.testvolumeexpandsize", "2147483648"];

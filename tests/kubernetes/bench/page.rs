@@ -83,17 +83,7 @@ impl Page {
 
     /// Memory of the driver after all that: now, and at most.
     pub fn memory(&mut self, cluster: &Cluster) {
-        let read = "grep -hE '^Vm(RSS|HWM)' /proc/$(pgrep -x cowslip-csi | head -n 1)/status";
-        let read = cluster.inside(super::NODE, "sh").args(["-c", read]).output().expect("a shell runs");
-        let text = String::from_utf8_lossy(&read.stdout).into_owned();
-        let mib = |field: &str| {
-            let line = text.lines().find_map(|line| line.strip_prefix(field));
-            line.and_then(|line| {
-                line.trim_start_matches(':').trim().trim_end_matches(" kB").parse::<f64>().ok()
-            })
-            .unwrap_or(f64::NAN)
-                / 1024.0
-        };
+        let mib = |field| cluster.memory_kib(super::NODE, "cowslip-csi node", field) as f64 / 1024.0;
         let (now, most) = (mib("VmRSS"), mib("VmHWM"));
         self.line(format_args!(
             "\nMemory of `cowslip-csi node` after that: {now:.1} MiB, at most {most:.1} MiB; the bound is 32."

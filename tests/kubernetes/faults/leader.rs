@@ -75,8 +75,9 @@ fn the_leader_ends_at_any_instant() {
     });
     ns.cluster.eventually("the pools hold no more than that", || ns.pooled().len() == 2);
     let holder = leader(ns.cluster);
-    println!("{holder} leads and has {} KiB resident", resident_kib(ns.cluster, &holder));
-    assert!(resident_kib(ns.cluster, &holder) <= 32 << 10);
+    let resident_kib = ns.cluster.resident_kib(node_of(ns.cluster, &holder), REPLICA);
+    println!("{holder} leads and has {resident_kib} KiB resident");
+    assert!(resident_kib <= 32 << 10);
     ns.end();
 }
 
@@ -94,20 +95,6 @@ fn delete(cluster: &Cluster, pod: &str) {
 /// Waits until the pods of the driver are as they should be.
 fn rolled_out(cluster: &Cluster, what: &str) {
     cluster.kubectl(&format!("-n cowslip rollout status {what} --timeout=180s"));
-}
-
-/// Memory of the leader, as its node sees it.
-fn resident_kib(cluster: &Cluster, pod: &str) -> u64 {
-    let mut find = cluster.inside(node_of(cluster, pod), "pgrep");
-    let found = find.args(["-f", REPLICA]).output().expect("pgrep runs");
-    let pid = String::from_utf8_lossy(&found.stdout).lines().next().unwrap_or_default().to_owned();
-    let mut read = cluster.inside(node_of(cluster, pod), "grep");
-    let output = read.args(["-h", "VmRSS", &format!("/proc/{pid}/status")]).output().expect("grep runs");
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    text.split_whitespace()
-        .nth(1)
-        .and_then(|kib| kib.parse().ok())
-        .unwrap_or_else(|| panic!("no such process: {text}"))
 }
 
 /// Node 2 leaves with all that is on it. What is deleted of it goes, and what is on the other node stays; when it comes back
@@ -158,14 +145,18 @@ fn a_node_leaves_the_cluster() {
     ns.cluster.kubectl("wait --for=create node/node-2 --timeout=180s");
     ns.cluster.kubectl("wait --for=condition=Ready node/node-2 --timeout=180s");
     ns.cluster.eventually("its agent serves", || ns.cluster.try_agent(2, "status").code == Some(0));
-    let left: Vec<_> = ns.cluster.pooled("snapshot").into_iter().filter(|(node, _)| *node == 2).collect();
-    assert_eq!(left.len(), 2, "{left:?}");
-    for (_, snapshot) in left {
+    let left = |kind: &str, label: &str| -> Vec<Value> {
+        let all = ns.cluster.pooled(kind).into_iter().filter(|(node, _)| *node == 2).map(|(_, one)| one);
+        all.filter(|one| one["labels"][label] == ns.name.as_str()).collect()
+    };
+    let snapshots = left("snapshot", "csi.storage.k8s.io/volumesnapshot/namespace");
+    assert_eq!(snapshots.len(), 2, "{snapshots:?}");
+    for snapshot in snapshots {
         let (volume, name) =
             (snapshot["volume"].as_str().expect("a volume"), snapshot["name"].as_str().expect("a name"));
         ns.cluster.try_agent(2, &format!("snapshot delete {volume}@{name}")).with(0);
     }
-    for (_, volume) in ns.cluster.pooled("volume").into_iter().filter(|(node, _)| *node == 2) {
+    for volume in left("volume", "csi.storage.k8s.io/pvc/namespace") {
         let name = volume["name"].as_str().expect("a name");
         ns.cluster.try_agent(2, &format!("volume delete {name}")).with(0);
     }
