@@ -23,11 +23,16 @@ mod walkthrough;
 use integration_tests::{rig, skip};
 use std::path::PathBuf;
 
-/// A program that `tests/kubernetes/build` has made; None, said: it has not.
-fn program(name: &str) -> Option<PathBuf> {
+/// Where `tests/kubernetes/build` keeps what it makes.
+fn cache() -> PathBuf {
     let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
     let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(home).unwrap_or_default();
-    let path = cache.join("cowslip/kubernetes/bin").join(name);
+    cache.join("cowslip/kubernetes")
+}
+
+/// A program that `tests/kubernetes/build` has made; None, said: it has not.
+fn program(name: &str) -> Option<PathBuf> {
+    let path = cache().join("bin").join(name);
     if path.is_file() {
         return Some(path);
     }
