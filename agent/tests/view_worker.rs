@@ -7,13 +7,17 @@ use common::{eventually, tool};
 use fuse_view::{
     BlockRead, Error, FsView, Ino,
     cache::CacheBudget,
+    diff::{self, Difference, Found, Ranges},
+    history::{Change, Changes, History},
     source::FileImage,
-    tree::Contents,
-    worker::{Event, EventKind, Holds, Options, Reader, Workers},
+    tree::{Contents, SnapshotEntry},
+    versions::{self, Told, Version},
+    worker::{Event, EventKind, Holds, Options, Reader, Sides, Workers},
 };
 use std::{
     ffi::OsStr,
     fs,
+    ops::Range,
     os::unix::fs::{MetadataExt, symlink},
     path::{Path, PathBuf},
     sync::{
@@ -377,4 +381,168 @@ fn a_worker_ends_with_its_host() {
     assert!(Path::new(&format!("/proc/{pid}")).exists(), "a file system is open");
     drop(view);
     assert!(!Path::new(&format!("/proc/{pid}")).exists(), "it still runs");
+}
+
+/// Images as the snapshots of one volume, numbered from 1, each shown `repeated` times.
+struct Images {
+    all: Vec<Vec<u8>>,
+    repeated: usize,
+}
+
+/// An image in memory.
+struct Memory(Vec<u8>);
+
+impl BlockRead for Memory {
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<(), Error> {
+        let past = || Error::Corrupt("past the end".into());
+        let at = usize::try_from(offset).map_err(|_| past())?;
+        buf.copy_from_slice(self.0.get(at..at + buf.len()).ok_or_else(past)?);
+        Ok(())
+    }
+
+    fn len(&self) -> u64 {
+        self.0.len() as u64
+    }
+}
+
+impl Images {
+    fn of(&self, id: u64) -> &[u8] {
+        &self.all[(usize::try_from(id).unwrap() - 1) / self.repeated]
+    }
+}
+
+impl History for Images {
+    fn snapshots(&self) -> Result<Vec<SnapshotEntry>, Error> {
+        let entry = |id: u64| SnapshotEntry { name: format!("snapshot-number-{id}"), id, created_at: 7 };
+        Ok((1..=(self.all.len() * self.repeated) as u64).map(entry).collect())
+    }
+
+    fn open(&self, snapshot: &SnapshotEntry) -> Result<Arc<dyn BlockRead>, Error> {
+        Ok(Arc::new(Memory(self.of(snapshot.id).to_vec())))
+    }
+
+    fn changes(&self, from: u64, read: &[Range<u64>], watch: &[Range<u64>]) -> Result<Changes, Error> {
+        // Up to the next snapshot that is another image.
+        let next = (from - 1) / self.repeated as u64 * self.repeated as u64 + self.repeated as u64 + 1;
+        if next > (self.all.len() * self.repeated) as u64 {
+            return Ok(Changes { end: true, through: next - 1, ..Changes::default() });
+        }
+        let at = |offset: u64| {
+            let start = usize::try_from(offset).unwrap();
+            start..start + 4096
+        };
+        let differ = |offset: &u64| self.of(from)[at(*offset)] != self.of(next)[at(*offset)];
+        let blocks = |ranges: &[Range<u64>]| -> Vec<u64> {
+            let of = |range: &Range<u64>| (range.start & !4095..range.end).step_by(4096);
+            ranges.iter().flat_map(of).filter(differ).collect()
+        };
+        let bytes = |offset: u64| (offset, self.of(next)[at(offset)].to_vec());
+        let blocks_read = blocks(read).into_iter().map(bytes).collect();
+        let change = Change { id: next, watched: !blocks(watch).is_empty(), blocks: blocks_read };
+        Ok(Changes { changes: vec![change], through: next, end: false })
+    }
+}
+
+/// The rig's image and two of its later states.
+fn states(rig: &Rig) -> Vec<Vec<u8>> {
+    let mut all = vec![fs::read(&rig.file).unwrap()];
+    let text = rig.file.with_file_name("text");
+    fs::write(&text, vec![b'x'; 2_000_000]).unwrap();
+    for command in [format!("write {} many/new", text.display()), "rm many/007".to_owned()] {
+        let words = [OsStr::new("-w"), OsStr::new("-R"), OsStr::new(&command), rig.file.as_os_str()];
+        tool("debugfs", &words).expect("e2fsprogs has it");
+        all.push(fs::read(&rig.file).unwrap());
+    }
+    all
+}
+
+/// What a worker finds, or what ended it.
+fn diff_of(rig: &Rig, sides: [&[u8]; 2], path: &[u8]) -> Result<Vec<Difference>, Error> {
+    let [old, new] = sides.map(|image| -> Arc<dyn BlockRead> { Arc::new(Memory(image.to_vec())) });
+    let (mut all, changed) = (Vec::new(), Ranges::everything());
+    let sides = Sides { old, new, changed: &changed };
+    rig.reader.diff("both", sides, path, &AtomicBool::new(false), |found| match found {
+        Found::Difference(difference) => {
+            all.push(difference);
+            Ok(())
+        }
+        Found::Unreadable(error) => Err(error.source),
+    })?;
+    Ok(all)
+}
+
+#[test]
+fn a_worker_compares_as_its_readers_do() {
+    let Some(rig) = rig(|_| ()) else { return };
+    let states = states(&rig);
+    let sources = [0, 2].map(|at: usize| -> Arc<dyn BlockRead> { Arc::new(Memory(states[at].clone())) });
+    let [old, new] = &sources;
+    let direct =
+        diff::diff(old, new, b"/", &Ranges::everything(), &AtomicBool::new(false)).unwrap().differences;
+    let paths: Vec<_> = direct.iter().map(|found| String::from_utf8_lossy(&found.path)).collect();
+    assert_eq!(paths, ["/many/007", "/many/new"]);
+    assert_eq!(diff_of(&rig, [&states[0], &states[2]], b"/").unwrap(), direct);
+    assert!(matches!(diff_of(&rig, [&states[0], &states[2]], b"/none"), Err(Error::NotFound(_))));
+
+    // More than one message: all that one has and the other, which is empty, has not.
+    let empty = rig.file.with_file_name("empty.img");
+    fs::File::create(&empty).unwrap().set_len(8 << 20).unwrap();
+    tool("mke2fs", &["-q", "-F"].map(OsStr::new).into_iter().chain([empty.as_os_str()]).collect::<Vec<_>>())
+        .unwrap();
+    let all = diff_of(&rig, [&fs::read(&empty).unwrap(), &states[0]], b"/").unwrap();
+    assert!(all.len() > 700 && all.is_sorted_by_key(|found| found.path.clone()), "{}", all.len());
+    assert!(rig.events.lock().unwrap().is_empty());
+}
+
+#[test]
+fn a_worker_follows_a_file_as_its_readers_do() {
+    let Some(rig) = rig(|_| ()) else { return };
+    let all = states(&rig);
+    // So many that their list is longer than a message; opened are those in which something changes.
+    let images = Images { all, repeated: 25_000 };
+    for path in [&b"/many/007"[..], b"/many/new", b"/many", b"/big", b"/none"] {
+        let told = |told: Told, all: &mut Vec<Version>| match told {
+            Told::Version(version) => {
+                all.push(*version);
+                Ok(())
+            }
+            Told::Unreadable(_, error) => Err(error),
+        };
+        let (mut direct, mut remote) = (Vec::new(), Vec::new());
+        versions::versions(&images, path, |one| told(one, &mut direct)).unwrap();
+        let count = rig.reader.versions("vol", &images, path, |one| told(one, &mut remote)).unwrap();
+        assert_eq!((&remote, count), (&direct, direct.len()), "{}", path.escape_ascii());
+        assert_eq!(direct.is_empty(), path == b"/none");
+    }
+    assert!(rig.events.lock().unwrap().is_empty());
+}
+
+#[test]
+fn a_comparison_ends_with_its_worker_and_when_nobody_wants_it() {
+    let Some(rig) = rig(|options| options.arguments = ["--panic-at", "/big"].map(Into::into).to_vec()) else {
+        return;
+    };
+    let states = states(&rig);
+    let sides = [&states[0][..], &states[2][..]];
+    let error = diff_of(&rig, sides, b"/big").unwrap_err();
+    assert!(error.to_string().contains("read both: its reader ended"), "{error}");
+    assert!(rig.event().message.contains("the test wants a panic"), "{:?}", rig.event());
+    let images = Images { all: states.clone(), repeated: 1 };
+    let followed = rig.reader.versions("vol", &images, b"/big", |_| Ok::<_, Error>(()));
+    assert!(matches!(followed, Err(Error::Io { .. })), "{followed:?}");
+    assert_eq!(diff_of(&rig, sides, b"/").unwrap().len(), 2);
+    assert_eq!(rig.events.lock().unwrap().len(), 2);
+
+    // What the caller answers ends it as it is; nothing of that is an event.
+    let refused = || Error::WrongKind("the caller's own".into());
+    let followed = rig.reader.versions("vol", &images, b"/many", |_| Err(refused()));
+    assert_eq!(followed.unwrap_err().to_string(), "the caller's own");
+    let [old, new] = sides.map(|image| -> Arc<dyn BlockRead> { Arc::new(Memory(image.to_vec())) });
+    let (cancel, changed) = (AtomicBool::new(true), Ranges::everything());
+    let sides = Sides { old, new, changed: &changed };
+    let ended = rig.reader.diff("both", sides, b"/", &cancel, |_| Ok::<_, Error>(()));
+    let Err(Error::Io { source, .. }) = ended else { panic!("{ended:?}") };
+    assert_eq!(source.kind(), std::io::ErrorKind::Interrupted);
+    assert_eq!(rig.reader.process_id(), None);
+    assert_eq!(rig.events.lock().unwrap().len(), 2);
 }

@@ -17,6 +17,7 @@ use crate::{
     walk,
 };
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 use std::{
     collections::HashSet,
     ops::Range,
@@ -30,7 +31,7 @@ use std::{
 const MAX_METADATA_BYTES: usize = 64 * 1024;
 
 /// What happened to a file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Kind {
     /// Only the newer snapshot has it.
     Added,
@@ -43,7 +44,7 @@ pub enum Kind {
 }
 
 /// One difference.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Difference {
     /// What happened.
     pub kind: Kind,
@@ -68,6 +69,14 @@ pub struct Report {
     pub errors: Vec<ListingError>,
 }
 
+/// One thing of a [`Report`].
+pub enum Found {
+    /// A difference.
+    Difference(Difference),
+    /// What could not be compared.
+    Unreadable(ListingError),
+}
+
 /// Ascending byte ranges, apart from each other.
 #[derive(Debug, Clone, Default)]
 pub struct Ranges(Vec<Range<u64>>);
@@ -77,6 +86,11 @@ impl Ranges {
     pub fn new(mut ranges: Vec<Range<u64>>) -> Self {
         ranges.sort_by_key(|range| range.start);
         Self(joined(ranges.into_iter()))
+    }
+
+    /// The ranges.
+    pub fn as_slice(&self) -> &[Range<u64>] {
+        &self.0
     }
 
     /// Whether a byte of `range` is in one of them.

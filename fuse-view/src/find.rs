@@ -1,7 +1,7 @@
 //! Walks the names of a tree. Unlike [`crate::listing`] it looks at no inode whose directory tells its type, which is
 //! what a search by name needs.
 
-use crate::{Error, FileKind, FsView, Ino, listing::ListingError, walk::is_plain_name};
+use crate::{DirEntry, Error, FileKind, FsView, Ino, listing::ListingError, walk::is_plain_name};
 use std::collections::HashSet;
 
 /// Entries read at once from a directory.
@@ -27,12 +27,22 @@ impl Found<'_> {
     }
 }
 
+fn entries(view: &dyn FsView, dir: Ino, cookie: u64, attributes: bool) -> Result<Vec<DirEntry>, Error> {
+    if !attributes {
+        return view.readdir(dir, cookie, BATCH);
+    }
+    let listing = view.list(dir, cookie, BATCH)?;
+    Ok(listing.entries.into_iter().map(|(entry, _)| entry).collect())
+}
+
 /// Hands `top`, whose path is shown as `path`, and every name below it to `each`, until that fails. What cannot be
-/// read is handed over as an error, and the walk goes on. Memory follows the number of directories.
+/// read is handed over as an error, and the walk goes on. Memory follows the number of directories. `attributes`:
+/// `each` will ask for most of them, so that they come with the names.
 pub fn walk<E>(
     view: &dyn FsView,
     top: Ino,
     path: &[u8],
+    attributes: bool,
     mut each: impl FnMut(Result<Found, ListingError>) -> Result<(), E>,
 ) -> Result<(), E> {
     let failed = |path: &[u8], source| ListingError { path: path.to_vec(), source };
@@ -57,7 +67,7 @@ pub fn walk<E>(
         let first_below = pending.len();
         let mut cookie = 0;
         loop {
-            let batch = match view.readdir(dir, cookie, BATCH) {
+            let batch = match entries(view, dir, cookie, attributes) {
                 Ok(batch) => batch,
                 Err(error) => {
                     each(Err(failed(&at, error)))?;

@@ -1,10 +1,11 @@
 //! The snapshots of one volume, as whoever follows a file through them needs them.
 
 use crate::{BlockRead, Result, tree::SnapshotEntry};
+use serde::{Deserialize, Serialize};
 use std::{ops::Range, sync::Arc};
 
 /// A snapshot in which something differs from the one before it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
     /// Its id.
     pub id: u64,
@@ -15,7 +16,7 @@ pub struct Change {
 }
 
 /// What a number of snapshots change.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Changes {
     /// Those in which something differs, oldest first. Those in between hold the same.
     pub changes: Vec<Change>,

@@ -54,7 +54,7 @@ pub struct Listing<'a> {
 struct Cursor {
     dir: Ino,
     cookie: u64,
-    batch: std::vec::IntoIter<DirEntry>,
+    batch: std::vec::IntoIter<(DirEntry, crate::Result<Attr>)>,
     /// Bytes of the path of the directory.
     path_len: usize,
     ended: bool,
@@ -73,8 +73,14 @@ impl<'a> Listing<'a> {
         }
     }
 
-    fn entry(&mut self, ino: Ino, path: Vec<u8>, depth: usize) -> Result<Entry, ListingError> {
-        let looked = self.view.attr(ino).and_then(|attr| {
+    fn entry(
+        &mut self,
+        ino: Ino,
+        attr: crate::Result<Attr>,
+        path: Vec<u8>,
+        depth: usize,
+    ) -> Result<Entry, ListingError> {
+        let looked = attr.and_then(|attr| {
             let link = attr.kind == FileKind::Symlink;
             let target = if link { Some(self.view.readlink(ino)?) } else { None };
             Ok((attr, target))
@@ -105,24 +111,24 @@ impl<'a> Listing<'a> {
     }
 
     /// The next name in the innermost directory that has one.
-    fn advance(&mut self) -> Option<Result<DirEntry, ListingError>> {
+    fn advance(&mut self) -> Option<Result<(DirEntry, crate::Result<Attr>), ListingError>> {
         loop {
             let depth = self.stack.len();
             let cursor = self.stack.last_mut()?;
             self.path.truncate(cursor.path_len);
-            if let Some(entry) = cursor.batch.next() {
+            if let Some((entry, attr)) = cursor.batch.next() {
                 cursor.cookie = entry.cookie;
-                return Some(Ok(entry));
+                return Some(Ok((entry, attr)));
             }
             if cursor.ended {
                 self.stack.pop();
                 continue;
             }
             let max = (MAX_BATCH >> (2 * (depth - 1)).min(8)).max(MIN_BATCH);
-            match self.view.readdir(cursor.dir, cursor.cookie, max) {
+            match self.view.list(cursor.dir, cursor.cookie, max) {
                 Ok(batch) => {
-                    cursor.ended = batch.is_empty();
-                    cursor.batch = batch.into_iter();
+                    cursor.ended = batch.entries.is_empty();
+                    cursor.batch = batch.entries.into_iter();
                 }
                 Err(source) => {
                     cursor.ended = true;
@@ -138,9 +144,9 @@ impl Iterator for Listing<'_> {
 
     fn next(&mut self) -> Option<Self::Item> {
         if let Some((ino, path)) = self.start.take() {
-            return Some(self.entry(ino, path, 0));
+            return Some(self.entry(ino, self.view.attr(ino), path, 0));
         }
-        let entry = match self.advance()? {
+        let (entry, attr) = match self.advance()? {
             Ok(entry) => entry,
             Err(error) => return Some(Err(error)),
         };
@@ -154,6 +160,6 @@ impl Iterator for Listing<'_> {
             let source = Error::Corrupt("a name that no file can have".into());
             return Some(Err(ListingError { path, source }));
         }
-        Some(self.entry(entry.ino, path, depth))
+        Some(self.entry(entry.ino, attr, path, depth))
     }
 }

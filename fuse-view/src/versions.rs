@@ -18,14 +18,17 @@ use crate::{
 };
 use look::Look;
 pub(crate) use renames::is_same_file;
+use serde::{Deserialize, Serialize};
 use std::{collections::HashMap, ops::Range, sync::Arc};
 
 /// Blocks that are carried from snapshot to snapshot at most; a look-up that needs more (a large log to replay) is
 /// done anew in each.
 const MAX_CARRIED_BYTES: u64 = 16 << 20;
+/// Ranges that are compared at most: more make no message.
+const MAX_RANGES: usize = 32 << 10;
 
 /// What became of the path.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Event {
     /// It is in the oldest snapshot.
     First,
@@ -109,10 +112,8 @@ impl<F> Follower<'_, F> {
         loop {
             let (read, watch) = self.needed(&memo);
             let from = self.snapshots[at].id;
-            let answer = match total(&read) <= MAX_CARRIED_BYTES {
-                true => self.history.changes(from, &read, &watch)?,
-                false => self.step(at),
-            };
+            let carried = total(&read) <= MAX_CARRIED_BYTES && read.len() + watch.len() <= MAX_RANGES;
+            let answer = if carried { self.history.changes(from, &read, &watch)? } else { self.step(at) };
             let mut again = false;
             for change in answer.changes {
                 // One that was made since the list was.
@@ -120,7 +121,8 @@ impl<F> Follower<'_, F> {
                 at = next;
                 unchanged = unchanged && !change.watched;
                 let source = self.history.open(&self.snapshots[at])?;
-                memo = self.look(at, memo.advance(source, change.blocks), unchanged)?;
+                let next = if carried { memo.advance(source, change.blocks) } else { Memo::new(source) };
+                memo = self.look(at, next, unchanged)?;
                 unchanged = unchanged || self.last.as_ref().is_some_and(|last| last.index == at);
                 let (needs, watches) = self.needed(&memo);
                 if !within(&needs, &read) || !within(&watches, &watch) {

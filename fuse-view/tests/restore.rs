@@ -383,6 +383,56 @@ fn a_full_or_read_only_disk_fails_by_name_and_leaves_the_old() {
 }
 
 #[test]
+fn where_one_may_not_write_the_old_stays() {
+    if !is_root() {
+        fuse_fake::skip("becoming another user needs root");
+        return;
+    }
+    let mut view = FakeView::new();
+    let tree = view.dir(ROOT, "tree");
+    view.file(tree, "file", b"new");
+    let tmp = tempfile::tempdir().unwrap();
+    let set = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    set(tmp.path(), 0o755);
+    // Nobody makes anything in the first; in the second nobody replaces what is somebody else's.
+    let cases = [("closed", 0o755, libc::EACCES), ("sticky", 0o1777, libc::EPERM)];
+    for (name, mode, _) in cases {
+        let dir = tmp.path().join(name);
+        fs::create_dir(&dir).unwrap();
+        fs::write(dir.join("file"), b"old").unwrap();
+        set(&dir, mode);
+    }
+    let view = &view;
+    let errors = std::thread::scope(|scope| {
+        let as_nobody = scope.spawn(|| {
+            // Of this thread alone.
+            rustix::thread::set_thread_groups(&[]).unwrap();
+            rustix::thread::set_thread_uid(rustix::process::Uid::from_raw(65534)).unwrap();
+            let options = || Options { overwrite: true, owner: false, ..Options::default() };
+            let sources = ["/tree/file", "/tree"];
+            cases.map(|(name, ..)| {
+                sources.map(|source| run(view, source, &tmp.path().join(name), &options()).err())
+            })
+        });
+        as_nobody.join().unwrap()
+    });
+    for ((name, _, errno), [file, dir]) in cases.into_iter().zip(errors) {
+        let error = file.expect("it is refused");
+        assert_eq!(error.errno(), Some(errno), "{error}");
+        assert!(error.to_string().contains(&format!("/{name}/file: ")), "{error}");
+        let there = names(&tmp.path().join(name));
+        if name == "closed" {
+            assert_eq!(dir.and_then(|error| error.errno()), Some(errno));
+            assert_eq!(there, ["file"]);
+        } else {
+            assert!(dir.is_none(), "a directory beside it is one's own: {dir:?}");
+            assert_eq!(there, ["file", "tree"]);
+        }
+        assert_eq!(fs::read(tmp.path().join(name).join("file")).unwrap(), b"old");
+    }
+}
+
+#[test]
 fn the_fake_holds_what_it_was_given() {
     let mut view = FakeView::new();
     let file = view.file(ROOT, "file", b"abc");

@@ -262,7 +262,7 @@ fn find_names(options: &Options, disks: &Disks, report: &mut Report) -> Result<(
         let (time, found) = timed(|| {
             let view = view(&image)?;
             let mut found = 0;
-            find::walk(&*view, view.root(), b"/", |met| -> Result<(), String> {
+            find::walk(&*view, view.root(), b"/", false, |met| -> Result<(), String> {
                 found += usize::from(met.map_err(|e| e.to_string())?.name().ends_with(b"-77.txt"));
                 Ok(())
             })?;

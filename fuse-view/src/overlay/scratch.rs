@@ -20,6 +20,8 @@ const SLAB_BYTES: u64 = 64 << 10;
 /// What all overlays of a process may hold in memory unless it is told otherwise.
 const SHARED_BYTES: u64 = 64 << 20;
 
+static SHARED: OnceLock<Scratch> = OnceLock::new();
+
 /// Where overlays keep bytes: so many in memory, more in an unlinked file. Clones are the same scratch.
 #[derive(Clone)]
 pub struct Scratch(Arc<Inner>);
@@ -67,8 +69,12 @@ impl Scratch {
 
     /// The one of this process, with 64 MiB in memory.
     pub fn shared() -> &'static Self {
-        static SHARED: OnceLock<Scratch> = OnceLock::new();
         SHARED.get_or_init(|| Self::new(SHARED_BYTES))
+    }
+
+    /// Makes `file` that of [`Scratch::shared`], as [`Scratch::with_file`]: before anything is read.
+    pub fn share(file: File) {
+        let _ = SHARED.set(Self::with_file(SHARED_BYTES, file));
     }
 
     /// Bytes that overlays hold in memory now.

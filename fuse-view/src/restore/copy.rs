@@ -8,13 +8,17 @@ use crate::{Attr, FileKind, FsView, Ino, walk};
 use std::{
     collections::{HashMap, HashSet},
     fs::File,
+    hash::{BuildHasher, RandomState},
     io,
     os::{
         fd::AsRawFd,
         unix::fs::{FileExt, MetadataExt},
     },
     path::Path,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        LazyLock,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 /// Bytes copied between two looks at the cancel flag.
@@ -219,18 +223,17 @@ impl<'a> Restorer<'a> {
         }
         let mut cookie = 0;
         loop {
-            let batch =
-                self.view.readdir(ino, cookie, BATCH).map_err(|e| Self::unreadable(place.shown, e))?;
-            let Some(last) = batch.last() else { return Ok(()) };
+            let batch = self.view.list(ino, cookie, BATCH).map_err(|e| Self::unreadable(place.shown, e))?;
+            let Some((last, _)) = batch.entries.last() else { return Ok(()) };
             cookie = last.cookie;
-            for entry in &batch {
+            for (entry, attr) in batch.entries {
                 if !walk::is_plain_name(&entry.name) {
                     return Err(damaged(format!(
                         "a name that no file can have: {}",
                         walk::show(&entry.name)
                     )));
                 }
-                let attr = self.attr(entry.ino, &join(place.shown, &entry.name))?;
+                let attr = attr.map_err(|e| Self::unreadable(&join(place.shown, &entry.name), e))?;
                 self.put(&attr, place, &entry.name)?;
             }
         }
@@ -395,8 +398,10 @@ impl<'a> Restorer<'a> {
     /// A name that no other restore uses at this time: a dot file, told apart by process and count.
     fn temporary_name() -> Vec<u8> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
+        // A process that was killed may have had the same number, and left something.
+        static OWN: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(std::process::id()));
         let count = NEXT.fetch_add(1, Ordering::Relaxed);
-        format!(".cowslip-restore-{}-{count}", std::process::id()).into_bytes()
+        format!(".cowslip-restore-{:x}-{count}", *OWN).into_bytes()
     }
 
     pub(super) fn warn(&mut self, what: &str, path: &str) {

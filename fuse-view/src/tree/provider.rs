@@ -1,6 +1,7 @@
 //! Where a [`super::SnapshotTree`] learns of volumes and snapshots.
 
 use crate::{BlockRead, Result};
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 /// A volume, or the name under which snapshots of a deleted one are found.
@@ -13,7 +14,7 @@ pub struct VolumeEntry {
 }
 
 /// A snapshot of a volume.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SnapshotEntry {
     /// Name: the directory.
     pub name: String,

@@ -1,6 +1,7 @@
 //! The worker: parses, and does nothing else.
 
 use super::{
+    comparing,
     sandbox::Sandbox,
     wire::{
         About, Blocks, CONTENT_BYTES, Call, Content, Fault, Found, Hello, Identities, Lane, Listed, Part,
@@ -33,8 +34,6 @@ use std::{
 const MAX_DESCRIPTORS: usize = 253;
 /// Most bytes of the first message.
 const HELLO_BYTES: usize = 4096;
-/// Memory for the changes of all logs that are replayed; the scratch file has the rest.
-const OVERLAY_BYTES: u64 = 64 << 20;
 /// Most entries of a directory in one answer.
 const MAX_ENTRIES: usize = 1024;
 /// Stack of a thread: address space, of which only what is used is memory.
@@ -67,14 +66,13 @@ fn run(arguments: Vec<OsString>) -> io::Result<()> {
         };
         lanes.push(Lane::new(socket, file.into()));
     }
-    let scratch = match descriptors.next() {
-        Some(file) => Scratch::with_file(OVERLAY_BYTES, file.into()),
-        None => Scratch::new(OVERLAY_BYTES),
-    };
+    if let Some(file) = descriptors.next() {
+        Scratch::share(file.into());
+    }
     let mut sandbox = Sandbox::default();
     sandbox.prepare(hello.user, hello.memory_bytes)?;
     let budget = CacheBudget::new(hello.cache_bytes);
-    let worker = Arc::new(Worker { budget, scratch, hook, opened: RwLock::default() });
+    let worker = Arc::new(Worker { budget, hook, opened: RwLock::default() });
     let closed = Arc::new(Barrier::new(lanes.len() + 1));
     for lane in lanes {
         let (worker, closed) = (worker.clone(), closed.clone());
@@ -118,7 +116,7 @@ thread_local! {
 }
 
 /// Uses the lane of this thread. Whoever cannot talk to the host has nothing left to do.
-fn on_lane<T>(talk: impl FnOnce(&mut Lane) -> io::Result<T>) -> T {
+pub fn on_lane<T>(talk: impl FnOnce(&mut Lane) -> io::Result<T>) -> T {
     let talked = LANE.with_borrow_mut(|lane| lane.as_mut().map(talk));
     match talked {
         Some(Ok(heard)) => heard,
@@ -127,7 +125,7 @@ fn on_lane<T>(talk: impl FnOnce(&mut Lane) -> io::Result<T>) -> T {
 }
 
 /// Says something of the host's and hears its answer.
-fn hear_answer<T: serde::de::DeserializeOwned>(lane: &mut Lane) -> io::Result<T> {
+pub fn hear_answer<T: serde::de::DeserializeOwned>(lane: &mut Lane) -> io::Result<T> {
     loop {
         if let Some(answer) = lane.receive()? {
             return Ok(answer);
@@ -137,7 +135,6 @@ fn hear_answer<T: serde::de::DeserializeOwned>(lane: &mut Lane) -> io::Result<T>
 
 struct Worker {
     budget: CacheBudget,
-    scratch: Scratch,
     hook: super::hook::Hook,
     opened: RwLock<HashMap<u32, Arc<dyn FsView>>>,
 }
@@ -158,15 +155,26 @@ impl Worker {
     }
 
     fn answer(&self, source: u32, call: Call) {
-        if let Call::Open { len } = call {
-            return done(self.open(source, len));
+        match call {
+            Call::Open { len } => return done(self.open(source, len)),
+            Call::Diff { len, old, old_len, path } => {
+                self.hook.looks_up(&path);
+                let old = HostBlocks { source: old, len: old_len };
+                return done(comparing::diff(&self.budget, old, HostBlocks { source, len }, &path));
+            }
+            Call::Versions { path } => {
+                self.hook.looks_up(&path);
+                return done(comparing::versions(&path));
+            }
+            _ => {}
         }
         let Some(view) = self.opened.read().get(&source).cloned() else {
             return done::<()>(Err(Error::NotFound("the source is not open".into())));
         };
         match call {
-            Call::Open { .. } => {}
+            Call::Open { .. } | Call::Diff { .. } | Call::Versions { .. } => {}
             Call::List { dir, cookie, max } => done(list(&*view, dir, cookie, max)),
+            Call::Names { dir, cookie, max } => done(view.readdir(dir, cookie, max.min(MAX_ENTRIES))),
             Call::Lookup { dir, name } => {
                 self.hook.looks_up(&name);
                 done(self.hook.report(&name).unwrap_or_else(|| view.lookup_attr(dir, &name)));
@@ -187,7 +195,7 @@ impl Worker {
         let cached: Arc<dyn BlockRead> = Arc::new(CachedBlocks::new(blocks, &self.budget));
         Ok(match container::open(&cached)? {
             container::Contents::FileSystem(_) => {
-                let view = fs::open_with(cached, &self.scratch)?;
+                let view = fs::open(cached)?;
                 let about = About {
                     format: view.format().into(),
                     label: view.label(),
@@ -270,9 +278,9 @@ fn place(view: &dyn FsView, ino: Ino, offset: u64, len: usize) -> Result<Option<
 }
 
 /// A source whose blocks the host has.
-struct HostBlocks {
-    source: u32,
-    len: u64,
+pub struct HostBlocks {
+    pub source: u32,
+    pub len: u64,
 }
 
 impl BlockRead for HostBlocks {

@@ -7,10 +7,13 @@
 //! Invariants:
 //! - *One volume, one worker.* A worker reads the snapshots of one volume; what it lies about is that volume.
 //! - *Content goes past it* where nothing is compared with it: the worker tells where it lies, the host reads it there.
+//! - *Comparisons are done by it as a whole*: they ask for millions of small things (`comparing`, `comparisons`).
 //! - *It may die at any time.* Requests that are under way fail with an error of I/O, another process is started at once,
 //!   and what was open is opened again. A worker that is stopped or silent is killed: nobody waits for ever.
 //! - *Dying over and over costs little*: so many starts in so many seconds, and errors at once in between.
 
+mod comparing;
+mod comparisons;
 mod hook;
 mod inside;
 mod process;
@@ -19,11 +22,12 @@ mod sandbox;
 mod sys;
 mod wire;
 
+pub use comparisons::Sides;
 pub use inside::main;
 
 use crate::{BlockRead, Error, FsView, Result, container::Partition, tree};
 use parking_lot::Mutex;
-use process::{Broken, Process};
+use process::{Broken, Host, Process};
 use remote::{RemoteView, Source};
 use std::{
     collections::{HashMap, VecDeque},
@@ -263,12 +267,29 @@ impl Reader {
         call: Call,
         then: impl FnOnce(&Lane, T) -> io::Result<R>,
     ) -> Result<R> {
-        let patience = self.workers.options.patience;
-        let patience = if matches!(call, Call::Open { .. }) { patience * OPEN_PATIENCE } else { patience };
+        self.ask_with(process, source, &mut { source }, call, then)
+    }
+
+    /// Has `process` answer `call` about `source`, with what it asks `host` for.
+    fn ask_with<T: serde::de::DeserializeOwned, R>(
+        &self,
+        process: &Process,
+        source: &Source,
+        host: &mut dyn Host,
+        call: Call,
+        then: impl FnOnce(&Lane, T) -> io::Result<R>,
+    ) -> Result<R> {
+        let opens = matches!(call, Call::Open { .. } | Call::Diff { .. } | Call::Versions { .. });
+        let patience = self.workers.options.patience * if opens { OPEN_PATIENCE } else { 1 };
         let closed = std::mem::take(&mut *self.closed.lock());
         let request = Request { closed, source: source.number, call };
-        match process.ask(&request, &source.blocks, patience, then) {
+        match process.ask(&request, host, patience, then) {
             Ok(answer) => answer,
+            Err(Broken::GivenUp) => {
+                self.take(&mut self.state.lock(), process);
+                let interrupted = io::ErrorKind::Interrupted.into();
+                Err(Error::Io { what: format!("read {}", source.label), source: interrupted })
+            }
             Err(why) => match self.replace(process, source, &why) {
                 Some(why) => Err(lost(source, &format!("its reader ended: {why}"))),
                 None => Err(lost(source, "its reader ended")),
@@ -279,12 +300,9 @@ impl Reader {
     /// Puts another process in the place of one that failed; the first who comes is told why it did.
     fn replace(&self, failed: &Process, source: &Source, why: &Broken) -> Option<String> {
         let mut state = self.state.lock();
-        let is_current = |process: &mut Arc<Process>| std::ptr::eq(&raw const **process, failed);
-        let process = state.process.take_if(is_current)?;
-        self.workers.running.fetch_sub(1, Ordering::Relaxed);
-        let how = process.end();
+        let how = self.take(&mut state, failed)?;
         let why = match why {
-            Broken::Ended => how,
+            Broken::Ended | Broken::GivenUp => how,
             Broken::Hung(what) => format!("{what}, and was killed"),
             Broken::Nonsense => "it said what makes no sense, and was killed".to_owned(),
         };
@@ -295,6 +313,14 @@ impl Reader {
         let message = format!("the reader of {name} ended ({why}); what was being read failed, {again}");
         self.tell(EventKind::Ended, source, message);
         Some(why)
+    }
+
+    /// Ends a process if it is still the one that reads; how it ended.
+    fn take(&self, state: &mut State, process: &Process) -> Option<String> {
+        let is_current = |current: &mut Arc<Process>| std::ptr::eq(&raw const **current, process);
+        let process = state.process.take_if(is_current)?;
+        self.workers.running.fetch_sub(1, Ordering::Relaxed);
+        Some(process.end())
     }
 
     fn tell(&self, kind: EventKind, source: &Source, message: String) {

@@ -5,7 +5,9 @@
 
 use super::{
     ARGUMENT, Options,
-    wire::{Blocks, CONTENT_BYTES, Fault, Hello, Identities, Lane, Ready, Reply, Request, plain},
+    wire::{
+        Blocks, CONTENT_BYTES, Fault, Hello, Identities, Lane, Length, Question, Ready, Reply, Request, plain,
+    },
 };
 use crate::{BlockRead, Error, Result};
 use parking_lot::{Condvar, Mutex};
@@ -55,6 +57,26 @@ pub enum Broken {
     Hung(&'static str),
     /// What it says makes no sense.
     Nonsense,
+    /// Nobody wants its answer any more.
+    GivenUp,
+}
+
+/// What a worker may have while it works on one request.
+pub trait Host {
+    /// The blocks of a source; None: it may not have them.
+    fn blocks(&self, source: u32) -> Option<&Arc<dyn BlockRead>>;
+    /// The answer to a question, encoded.
+    fn answer(&mut self, _question: Question) -> std::result::Result<Result<Vec<u8>>, Broken> {
+        Err(Broken::Nonsense)
+    }
+    /// Whether nobody wants the answer any more.
+    fn is_over(&self) -> bool {
+        false
+    }
+    /// Whether the request is one of many, and has to come to an end soon.
+    fn is_short(&self) -> bool {
+        true
+    }
 }
 
 /// A process.
@@ -143,17 +165,17 @@ impl Process {
         postcard::from_bytes(&ready[..len.min(ready.len())]).map_err(io::Error::other)
     }
 
-    /// Sends `request`, gives the worker the blocks of `blocks` that it asks for, and gives `then` its answer while the
-    /// lane still has what belongs to it.
+    /// Sends `request`, gives the worker what it asks `host` for, and gives `then` its answer while the lane still has
+    /// what belongs to it.
     pub fn ask<T: DeserializeOwned, R>(
         &self,
         request: &Request,
-        blocks: &Arc<dyn BlockRead>,
+        host: &mut dyn Host,
         patience: Duration,
         then: impl FnOnce(&Lane, T) -> io::Result<R>,
     ) -> std::result::Result<Result<R>, Broken> {
         let mut lane = self.lane()?;
-        let answer = self.talk(&mut lane, request, blocks, patience)?;
+        let answer = self.talk(&mut lane, request, host, patience)?;
         let done = match answer {
             Ok(answer) => Ok(then(&lane, answer).map_err(|_| Broken::Nonsense)?),
             Err(error) => Err(error),
@@ -181,34 +203,52 @@ impl Process {
         &self,
         lane: &mut Lane,
         request: &Request,
-        blocks: &Arc<dyn BlockRead>,
+        host: &mut dyn Host,
         patience: Duration,
     ) -> std::result::Result<Result<T>, Broken> {
         let (mut silent, started) = (Duration::ZERO, Instant::now());
         // What failed on this side, as it was: the worker repeats words only.
         let mut ours: Option<Error> = None;
+        // The answer to its last question.
+        let mut long = Vec::new();
+        let is_short = host.is_short();
         lane.send(request).map_err(broken)?;
         loop {
             let reply = lane.receive::<Reply<T>>().map_err(broken)?;
+            if host.is_over() {
+                return Err(Broken::GivenUp);
+            }
+            if reply.is_some() && !is_short {
+                silent = Duration::ZERO;
+            }
             match reply {
                 Some(Reply::Done(Ok(answer))) => return Ok(Ok(answer)),
                 Some(Reply::Done(Err(fault))) => {
                     let ours = ours.filter(|_| matches!(fault, Fault::Io(..)));
                     return Ok(Err(ours.unwrap_or_else(|| fault.into())));
                 }
-                Some(_) if reply.as_ref().and_then(Reply::source) != Some(request.source) => {
-                    return Err(Broken::Nonsense);
-                }
-                Some(Reply::Blocks { offset, len, .. }) => {
+                Some(Reply::Blocks { source, offset, len }) => {
+                    let blocks = host.blocks(source).ok_or(Broken::Nonsense)?;
                     let given = self.reading(|| give(lane, &**blocks, offset, len))?;
                     let told: Blocks = given.as_ref().copied().map_err(Fault::from);
                     ours = given.err().or(ours);
                     lane.send(&told).map_err(broken)?;
                 }
-                Some(Reply::Identities { start, end, .. }) => {
+                Some(Reply::Identities { source, start, end }) => {
+                    let blocks = host.blocks(source).ok_or(Broken::Nonsense)?;
                     let given: Identities = self.reading(|| identities(&**blocks, start, end));
                     lane.send(&given).map_err(broken)?;
                 }
+                Some(Reply::Ask(question)) => {
+                    let given = self.reading(|| host.answer(question))?;
+                    let told = given.as_ref().map(|_| ()).map_err(Fault::from);
+                    (long, ours) = match given {
+                        Ok(answer) => (answer, ours),
+                        Err(error) => (Vec::new(), Some(error)),
+                    };
+                    give_long(lane, &long, 0, told)?;
+                }
+                Some(Reply::Rest { at }) => give_long(lane, &long, at, Ok(()))?,
                 None if self.is_stopped() => return Err(Broken::Hung("it was stopped")),
                 // It may wait for a block that another of its threads has asked for.
                 None if self.reading.load(Ordering::SeqCst) == 0 => silent += SLICE,
@@ -217,7 +257,7 @@ impl Process {
             if silent > patience {
                 return Err(Broken::Hung("it did not answer"));
             }
-            if started.elapsed() > LONGEST {
+            if is_short && started.elapsed() > LONGEST {
                 return Err(Broken::Hung("it did not come to an end"));
             }
         }
@@ -270,16 +310,6 @@ impl Drop for Process {
     }
 }
 
-impl<T> Reply<T> {
-    /// The source whose blocks it asks for.
-    fn source(&self) -> Option<u32> {
-        match self {
-            Self::Blocks { source, .. } | Self::Identities { source, .. } => Some(*source),
-            Self::Done(_) => None,
-        }
-    }
-}
-
 #[allow(clippy::needless_pass_by_value)] // map_err wants it so
 fn broken(error: io::Error) -> Broken {
     match error.kind() {
@@ -307,6 +337,19 @@ fn give(
             Err(error) => Ok(Err(error)),
         }
     })
+}
+
+/// Puts an answer into the lane from byte `at` on: as much as there is room for.
+fn give_long(
+    lane: &mut Lane,
+    answer: &[u8],
+    at: u64,
+    told: std::result::Result<(), Fault>,
+) -> std::result::Result<(), Broken> {
+    let rest = usize::try_from(at).ok().and_then(|at| answer.get(at..)).ok_or(Broken::Nonsense)?;
+    lane.put(0, &rest[..rest.len().min(CONTENT_BYTES)]).map_err(broken)?;
+    let told: Length = told.map(|()| answer.len() as u64);
+    lane.send(&told).map_err(broken)
 }
 
 fn identities(blocks: &dyn BlockRead, start: u64, end: u64) -> Identities {

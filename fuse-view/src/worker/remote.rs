@@ -2,6 +2,7 @@
 
 use super::{
     Reader,
+    process::Host,
     wire::{About, Call, Content, Found, Listed, Part, plain},
 };
 use crate::{
@@ -80,6 +81,13 @@ impl Drop for Source {
     }
 }
 
+/// Nothing but this source.
+impl Host for &Source {
+    fn blocks(&self, source: u32) -> Option<&Arc<dyn BlockRead>> {
+        (source == self.number).then_some(&self.blocks)
+    }
+}
+
 /// A file system behind a worker.
 pub struct RemoteView {
     source: Source,
@@ -135,8 +143,8 @@ impl FsView for RemoteView {
     }
 
     fn readdir(&self, dir: Ino, cookie: u64, max: usize) -> Result<Vec<DirEntry>> {
-        let listing = self.list(dir, cookie, max)?;
-        Ok(listing.entries.into_iter().map(|(entry, _)| entry).collect())
+        let names: Vec<DirEntry> = self.ask(Call::Names { dir, cookie, max })?;
+        Ok(names.into_iter().take(max).filter(|entry| is_plain_name(&entry.name)).collect())
     }
 
     fn list(&self, dir: Ino, cookie: u64, max: usize) -> Result<Listing> {

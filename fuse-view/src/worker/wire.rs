@@ -7,8 +7,10 @@
 //! ends the worker. Content goes through a file in memory that neither side maps: no byte changes after it was checked.
 
 use crate::{
-    Error, Ino,
+    Attr, Error, Ino,
     container::{Partition, Place},
+    diff::Difference,
+    versions::Event,
     view::StatFs,
     walk,
 };
@@ -21,6 +23,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
     fs::File,
     io,
+    ops::Range,
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::fs::FileExt,
@@ -69,13 +72,15 @@ pub struct Request {
     pub call: Call,
 }
 
-/// What is asked of a source. All but [`Call::Open`] want it open.
+/// What is asked of a source. All but [`Call::Open`] and whole comparisons want it open.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Call {
     /// Find out what it holds: [`Found`].
     Open { len: u64 },
-    /// `Listing`
+    /// [`Listed`]
     List { dir: Ino, cookie: u64, max: usize },
+    /// `Vec<DirEntry>`
+    Names { dir: Ino, cookie: u64, max: usize },
     /// `(Ino, Attr)`
     Lookup { dir: Ino, name: Vec<u8> },
     /// `Attr`
@@ -94,6 +99,10 @@ pub enum Call {
     Readlink { ino: Ino },
     /// `Vec<(Vec<u8>, Vec<u8>)>`
     Xattrs { ino: Ino },
+    /// `()`: all that differs from this older source, told by [`Question::Differs`].
+    Diff { len: u64, old: u32, old_len: u64, path: Vec<u8> },
+    /// `()`: the versions of a path, told by [`Question::Version`].
+    Versions { path: Vec<u8> },
 }
 
 /// What a source holds.
@@ -122,7 +131,7 @@ pub struct Listed {
 }
 
 /// One of them, and whether it has no extended attributes.
-pub type ListedEntry = (crate::DirEntry, Result<crate::Attr, Fault>, bool);
+pub type ListedEntry = (crate::DirEntry, Result<Attr, Fault>, bool);
 
 /// The content of a range of a file, piece by piece. The bytes that were read lie in the lane's file one after another.
 #[derive(Debug, Serialize, Deserialize)]
@@ -148,14 +157,51 @@ pub enum Reply<T> {
     Blocks { source: u32, offset: u64, len: usize },
     /// Identities of the blocks of a range: [`Identities`].
     Identities { source: u32, start: u64, end: u64 },
+    /// What only comparisons ask for: [`Length`], and the beginning of the answer in the lane's file.
+    Ask(Question),
+    /// The same answer from this byte on: as [`Reply::Ask`].
+    Rest { at: u64 },
     /// The end of it.
     Done(Result<T, Fault>),
+}
+
+/// What a worker asks and tells while it compares.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Question {
+    /// The ranges in which both sources may differ: `Vec<Range<u64>>`
+    Changed,
+    /// All snapshots: `Vec<SnapshotEntry>`
+    Snapshots,
+    /// Open one of them: `(u32, u64)`, the number and the length of the source. Those in `closed` are not used any more.
+    Snapshot { id: u64, closed: Vec<u32> },
+    /// `Changes`
+    Changes { from: u64, read: Vec<Range<u64>>, watch: Vec<Range<u64>> },
+    /// Some differences, in order: `()`
+    Differs(Vec<Difference>),
+    /// Paths that could not be compared, and why: `()`
+    Failed(Vec<(Vec<u8>, Fault)>),
+    /// A version: `()`
+    Version(Version),
+    /// The id of a snapshot that could not be read, and why: `()`
+    Unreadable(u64, Fault),
+}
+
+/// [`crate::versions::Version`], its snapshots by their ids.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Version {
+    pub event: Event,
+    pub snapshot: u64,
+    pub last: u64,
+    pub count: usize,
+    pub file: Option<(Attr, Option<Vec<u8>>)>,
 }
 
 /// Answer to [`Reply::Blocks`].
 pub type Blocks = Result<(), Fault>;
 /// Answer to [`Reply::Identities`].
 pub type Identities = Option<Vec<(u64, u64)>>;
+/// Answer to [`Reply::Ask`]: bytes of it in all.
+pub type Length = Result<u64, Fault>;
 
 /// An error as it is told to the other side.
 #[derive(Debug, Clone, Serialize, Deserialize)]

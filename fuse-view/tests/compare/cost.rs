@@ -9,6 +9,8 @@ use fuse_view::{
 };
 use std::{
     fs,
+    io::Write,
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -45,6 +47,34 @@ fn versions_read_what_changed() {
     assert_eq!(found, 2);
     let read = volume.bytes_read.load(Ordering::Relaxed);
     assert!(read < LARGE as u64 / 2, "{read} bytes were read of {} snapshots", volume.snapshots.len());
+}
+
+#[test]
+fn a_log_too_large_to_be_carried_is_replayed_in_each() {
+    let Some(disk) = Disk::new(160, &["-t", "ext4", "-J", "size=64"]) else { return };
+    let write = |path: PathBuf, bytes: &[u8]| {
+        let mut file = fs::File::create(path).unwrap();
+        file.write_all(bytes).and_then(|()| file.sync_all()).unwrap();
+    };
+    // Content goes through the log, too.
+    let images = disk.busy("data=journal,commit=600", 4, |top, number| {
+        if number == 0 {
+            write(top.join("large"), &vec![1; 24 << 20]);
+        }
+        if number != 2 {
+            write(top.join("file"), &vec![9; number + 1]);
+        }
+    });
+    let mut volume = Volume::default();
+    images.iter().for_each(|image| volume.push(image));
+    let mut sizes = Vec::new();
+    versions(&volume, b"/file", |told| -> Result<(), Error> {
+        let Told::Version(version) = told else { panic!("unreadable") };
+        sizes.push(version.file.map(|(attr, _)| attr.size));
+        Ok(())
+    })
+    .unwrap();
+    assert_eq!(sizes, [Some(1), Some(2), Some(4)]);
 }
 
 /// Puts the checksum of a superblock right.

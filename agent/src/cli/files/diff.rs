@@ -1,6 +1,6 @@
 //! `cowslip diff`: what differs between two snapshots.
 
-use super::Files;
+use super::{Files, open::comparer};
 use crate::cli::{
     Context,
     args::DiffArgs,
@@ -10,7 +10,10 @@ use crate::cli::{
     names::{Container, FileSource},
     output::escape,
 };
-use fuse_view::diff::{self, Difference, Kind, Ranges};
+use fuse_view::{
+    diff::{Difference, Found, Kind, Ranges},
+    worker::Sides,
+};
 use serde::Serialize;
 use std::process::ExitCode;
 
@@ -46,8 +49,7 @@ pub fn run(context: &mut Context, args: &DiffArgs) -> Result<ExitCode> {
             .hint("the same path is compared in both: cowslip diff VOL@A VOL@B:/path"));
     }
     let mut files = Files::new();
-    let a = files.blocks(context, &old.container)?;
-    let b = files.blocks(context, &new.container)?;
+    let [a, b] = [&old, &new].map(|side| files.source(context, &side.container));
     let changed = match (&old.container, &new.container) {
         (Container::Snapshot(a), Container::Snapshot(b)) if a.volume == b.volume => {
             Ranges::new(files.reader(context)?.differences(a, b)?)
@@ -56,18 +58,21 @@ pub fn run(context: &mut Context, args: &DiffArgs) -> Result<ExitCode> {
         _ => Ranges::everything(),
     };
     let place = format!("{} {}", old.container, new.container);
-    let report = diff::diff(&a, &b, &new.path, &changed, interrupt::flag())
-        .map_err(|error| Failure::from(error).at(&place))?;
-    for difference in &report.differences {
-        print(context, difference)?;
-    }
+    let sides = Sides { old: a?, new: b?, changed: &changed };
     let mut code = 0;
-    context.out.flush()?;
-    for error in report.errors {
-        let failure = Failure::from(error.source).at(escape(&error.path)).at(&place);
-        failure.report(context.out.json, false);
-        code = if code == 0 { failure.exit_code() } else { code };
-    }
+    let compared = comparer()?.diff("both", sides, &new.path, interrupt::flag(), |found| -> Result<()> {
+        match found {
+            Found::Difference(difference) => print(context, &difference),
+            Found::Unreadable(error) => {
+                let failure = Failure::from(error.source).at(escape(&error.path)).at(&place);
+                context.out.flush()?;
+                failure.report(context.out.json, false);
+                code = if code == 0 { failure.exit_code() } else { code };
+                Ok(())
+            }
+        }
+    });
+    compared.map_err(|failure| failure.at(&place))?;
     Ok(ExitCode::from(code))
 }
 

@@ -126,7 +126,9 @@ impl Search {
         let found = walk::find(view, path, false).map_err(|e| Failure::from(e).at(&source.container))?;
         let below: &[u8] = if found.path == b"/" && !prefix.is_empty() { b"" } else { &found.path };
         let top = [prefix, below].concat();
-        find::walk(view, found.ino, &top, |item| match item {
+        // Where a name decides first, few attributes are looked at.
+        let attributes = self.conditions.need_attr() && self.conditions.name.is_none();
+        find::walk(view, found.ino, &top, attributes, |item| match item {
             Ok(name) => self.meet(context, source, view, &name),
             Err(error) => {
                 let failure = Failure::from(error.source).at(escape(&error.path)).at(&source.container);

@@ -10,7 +10,6 @@ use crate::cli::{
 use crate::readers;
 use fuse_view::{
     BlockRead, FsView,
-    cache::{CacheBudget, CachedBlocks},
     container::Partition,
     source::FileImage,
     worker::{Event, Holds, Options, Reader, Workers},
@@ -19,6 +18,8 @@ use std::{collections::HashMap, sync::Arc};
 
 /// Memory for blocks of all file systems that a command opens.
 const CACHE_BYTES: u64 = 64 << 20;
+/// Memory for everything else of who compares: every difference is held until all are known to be right.
+const COMPARING_BYTES: u64 = 4 << 30;
 
 /// Where a source leads.
 pub enum Located {
@@ -44,7 +45,6 @@ enum Opened {
 /// The file systems of one command.
 pub struct Files {
     reader: Option<Box<dyn Backend>>,
-    budget: CacheBudget,
     /// Made when the first is needed.
     workers: Option<Arc<Workers>>,
     containers: HashMap<Container, Opened>,
@@ -54,13 +54,7 @@ pub struct Files {
 impl Files {
     /// None opened yet.
     pub fn new() -> Self {
-        Self {
-            reader: None,
-            budget: CacheBudget::new(CACHE_BYTES),
-            workers: None,
-            containers: HashMap::new(),
-            partitions: HashMap::new(),
-        }
+        Self { reader: None, workers: None, containers: HashMap::new(), partitions: HashMap::new() }
     }
 
     /// The agent or pool that has the snapshots, connected to when first asked for.
@@ -73,29 +67,18 @@ impl Files {
     }
 
     /// The blocks of a container.
-    fn source(&mut self, context: &Context, container: &Container) -> Result<Arc<dyn BlockRead>> {
+    pub fn source(&mut self, context: &Context, container: &Container) -> Result<Arc<dyn BlockRead>> {
         Ok(match container {
             Container::Image(path) => Arc::new(FileImage::open(path)?),
             Container::Snapshot(name) => self.reader(context)?.open_snapshot(name)?,
         })
     }
 
-    /// The blocks of a container for who parses them in this process.
-    pub fn blocks(&mut self, context: &Context, container: &Container) -> Result<Arc<dyn BlockRead>> {
-        let blocks = self.source(context, container)?;
-        Ok(Arc::new(CachedBlocks::new(blocks, &self.budget)))
-    }
-
     /// Who parses the next container: a process of its own, without the rights of this one.
     fn parser(&mut self) -> Result<Arc<Reader>> {
         let workers = match &self.workers {
             Some(workers) => workers.clone(),
-            None => {
-                let options = Options { cache_bytes: CACHE_BYTES, ..readers::options(None)? };
-                // What happens to it is in the error of the command.
-                let told = |event: &Event| tracing::info!(?event, "the process that parses an image");
-                self.workers.insert(Workers::new(options, told)).clone()
-            }
+            None => self.workers.insert(workers(readers::options(None)?)).clone(),
         };
         Ok(workers.reader(self.containers.len() as u64, ""))
     }
@@ -151,6 +134,18 @@ impl Files {
             Holds::Raw => Err(unknown(&place)),
         }
     }
+}
+
+fn workers(options: Options) -> Arc<Workers> {
+    // What happens to one is in the error of the command.
+    let told = |event: &Event| tracing::info!(?event, "the process that parses an image");
+    Workers::new(Options { cache_bytes: CACHE_BYTES, ..options }, told)
+}
+
+/// Who compares snapshots: as [`Files`] has it, with more memory.
+pub fn comparer() -> Result<Arc<Reader>> {
+    let options = Options { memory_bytes: COMPARING_BYTES, ..readers::options(None)? };
+    Ok(workers(options).reader(0, ""))
 }
 
 fn unknown(place: &str) -> Failure {

@@ -1,5 +1,6 @@
 //! `cowslip versions`: the distinct versions of a path over all snapshots of its volume.
 
+use super::open::comparer;
 use crate::changes::Wanted;
 use crate::cli::{
     Context,
@@ -16,7 +17,7 @@ use fuse_view::{
     BlockRead, FileKind,
     history::{Change, Changes, History},
     tree::SnapshotEntry,
-    versions::{self, Event, Told, Version},
+    versions::{Event, Told, Version},
 };
 use serde::Serialize;
 use std::{
@@ -55,7 +56,7 @@ pub fn run(context: &mut Context, args: &VersionsArgs) -> Result<ExitCode> {
     }
     let mut code = 0;
     let mut headed = context.out.json;
-    let found = versions::versions(&history, &path, |told| -> Result<()> {
+    let found = comparer()?.versions(&volume, &history, &path, |told| -> Result<()> {
         match told {
             Told::Version(version) => {
                 if !headed {
