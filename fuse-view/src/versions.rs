@@ -73,13 +73,37 @@ pub fn versions<E: From<Error>>(
     path: &[u8],
     each: impl FnMut(Told) -> std::result::Result<(), E>,
 ) -> std::result::Result<usize, E> {
+    versions_carrying(history, path, MAX_CARRIED_BYTES, each)
+}
+
+/// As [`versions`], with at most `max_carried_bytes` of blocks carried from snapshot to snapshot; where a look-up needs
+/// more, it is done anew in each.
+///
+/// # Errors
+/// As [`versions`].
+pub fn versions_carrying<E: From<Error>>(
+    history: &dyn History,
+    path: &[u8],
+    max_carried_bytes: u64,
+    each: impl FnMut(Told) -> std::result::Result<(), E>,
+) -> std::result::Result<usize, E> {
     let snapshots = history.snapshots()?;
     if snapshots.is_empty() {
         return Ok(0);
     }
     let index = snapshots.iter().enumerate().map(|(at, snapshot)| (snapshot.id, at)).collect();
-    let mut follower =
-        Follower { history, path, snapshots, index, each, last: None, row: None, since: 0, told: 0 };
+    let mut follower = Follower {
+        history,
+        path,
+        max_carried_bytes,
+        snapshots,
+        index,
+        each,
+        last: None,
+        row: None,
+        since: 0,
+        told: 0,
+    };
     follower.follow()?;
     Ok(follower.told)
 }
@@ -87,6 +111,7 @@ pub fn versions<E: From<Error>>(
 struct Follower<'a, F> {
     history: &'a dyn History,
     path: &'a [u8],
+    max_carried_bytes: u64,
     snapshots: Vec<SnapshotEntry>,
     index: HashMap<u64, usize>,
     each: F,
@@ -112,7 +137,7 @@ impl<F> Follower<'_, F> {
         loop {
             let (read, watch) = self.needed(&memo);
             let from = self.snapshots[at].id;
-            let carried = total(&read) <= MAX_CARRIED_BYTES && read.len() + watch.len() <= MAX_RANGES;
+            let carried = total(&read) <= self.max_carried_bytes && read.len() + watch.len() <= MAX_RANGES;
             let answer = if carried { self.history.changes(from, &read, &watch)? } else { self.step(at) };
             let mut again = false;
             for change in answer.changes {

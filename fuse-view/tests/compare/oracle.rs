@@ -7,7 +7,7 @@ use crate::{
 use fuse_view::{
     Error,
     diff::{self, Kind, Ranges},
-    versions::{Event, Told, versions},
+    versions::{Event, Told, versions, versions_carrying},
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -137,7 +137,7 @@ fn check_diff(volume: &Volume, manifests: &[Manifest], a: usize, b: usize, seed:
     }
 }
 
-fn check_versions(volume: &Volume, manifests: &[Manifest], path: &[u8], seed: u64) {
+fn check_versions(volume: &Volume, manifests: &[Manifest], path: &[u8], carried: u64, seed: u64) {
     let mut expected = Vec::new();
     for (at, manifest) in manifests.iter().enumerate() {
         let before = at.checked_sub(1).map(|before| manifests[before].get(path));
@@ -152,7 +152,7 @@ fn check_versions(volume: &Volume, manifests: &[Manifest], path: &[u8], seed: u6
     }
     let mut found = Vec::new();
     let mut covered = 0;
-    versions(volume, path, |told| -> Result<(), Error> {
+    versions_carrying(volume, path, carried, |told| -> Result<(), Error> {
         let Told::Version(version) = told else { panic!("a snapshot could not be read") };
         let word = match version.event {
             Event::First => "first",
@@ -183,7 +183,10 @@ fn check(seed: u64, mib: u64, words: &[&str]) {
     let manifests = all(true);
     let paths: BTreeSet<&Vec<u8>> = manifests.iter().flat_map(BTreeMap::keys).collect();
     for path in paths {
-        check_versions(&volume, &manifests, path, seed);
+        // What a look-up needs is carried to the next snapshot, or read again.
+        for carried in [1 << 20, 0] {
+            check_versions(&volume, &manifests, path, carried, seed);
+        }
     }
 }
 

@@ -180,20 +180,6 @@ impl Disk {
         Some(disk)
     }
 
-    /// Mounts it with these options, changes it `count` times, and takes an image after each, as of a file system in use.
-    pub fn busy(&self, options: &str, count: usize, change: impl Fn(&Path, usize)) -> Vec<Vec<u8>> {
-        let (image, at) = (self.path("image"), self.path("mnt"));
-        let options = format!("loop,noatime,{options}");
-        tool("mount", &["-o", &options, image.to_str().unwrap(), at.to_str().unwrap()]).unwrap();
-        let taken = (0..count).map(|number| {
-            change(&at, number);
-            fs::read(&image).unwrap()
-        });
-        let taken = taken.collect();
-        self.unmount();
-        taken
-    }
-
     fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
