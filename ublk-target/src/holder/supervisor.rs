@@ -17,10 +17,11 @@ use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 const SIGNALS: [libc::c_int; 4] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGCHLD];
-/// A child that lived longer is started again at once: each instant counts for those who wait for I/O.
+/// A child that lived longer counts as well: the next pause is the first again.
 const LIVED: Duration = Duration::from_secs(1);
-/// Pauses before others are started double from the first to the last; to the short one if the child got so far as to
-/// ask for descriptors, for then it serves while it lives.
+/// How far apart two starts are at least, not how long anybody waits: each instant counts for those who wait for I/O, and
+/// a child that lived as long is started again at once. Doubles from the first to the last; to the short one if the
+/// child got so far as to ask for descriptors, for then it serves while it lives.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const SHORT_PAUSE: Duration = Duration::from_millis(100);
 const LAST_PAUSE: Duration = Duration::from_secs(5);
@@ -99,11 +100,11 @@ impl Supervisor {
                 return Ok(code);
             }
             eprintln!("cowslip: the agent ended ({status}); starting it again");
-            if start.elapsed() > LIVED {
+            let lived = start.elapsed();
+            if lived > LIVED {
                 pause = FIRST_PAUSE;
-                continue;
             }
-            if self.pause(pause)? {
+            if self.pause(pause.saturating_sub(lived))? {
                 return Ok(code);
             }
             pause = (pause * 2).min(if self.served { SHORT_PAUSE } else { LAST_PAUSE });
