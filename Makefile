@@ -10,7 +10,7 @@ DESTDIR ?=
 # Cargo's own answer: it knows CARGO_TARGET_DIR and every configuration file.
 TARGET_DIR = $(shell $(CARGO) metadata --no-deps --format-version 1 | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')
 
-SCRIPTS := setup/run setup/install .ci/run deploy/image fuse-view/fuzz/run fuse-view/fuzz/seeds/make $(wildcard demo/*) $(addprefix tests/kernel/,build debian debian-init init lib.sh rootfs run stock systemd systemd-job test) \
+SCRIPTS := setup/run setup/install .ci/run deploy/image fuse-view/fuzz/run fuse-view/fuzz/seeds/make $(wildcard demo/*) $(addprefix tests/kernel/,bench build debian debian-init init lib.sh rootfs run stock systemd systemd-job test) \
 	$(addprefix tests/kubernetes/,build cluster driver image images roles test)
 
 .PHONY: help
@@ -77,6 +77,10 @@ bench: ## The store beside fio on one file and qemu on a qcow2, as ratios, writt
 bench-devices: ## FUSE + loop beside the kernel's loop and qemu's FUSE, PostgreSQL under snapshots, written to docs/benchmarks-devices.md (root)
 	@setup/run bench
 	$(CARGO) bench -p ublk-target --locked --bench devices -- --out $(CURDIR)/docs/benchmarks-devices.md $(ARGS)
+
+.PHONY: bench-kernel
+bench-kernel: ## Volumes over ublk beside rublk, dm-thin and loop in the test kernel, written to docs/benchmarks-kernel.md
+	@CARGO='$(CARGO)' COWSLIP_BENCH_PAGE=$(CURDIR)/docs/benchmarks-kernel.md tests/kernel/bench
 
 .PHONY: bench-files
 bench-files: ## The file view beside the kernel's mount, as ratios, written to docs/benchmarks-files.md (root; images take minutes to make)

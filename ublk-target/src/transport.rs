@@ -125,4 +125,9 @@ pub trait Attached: Send + Sync {
     fn detach(&self) -> Result<()>;
     /// The file system is frozen and thawed through the mounts of this device number, `(major, minor)`.
     fn device_number(&self) -> (u32, u32);
+    /// How often data were copied on a device whose requests go without copies where that is possible. None: all of
+    /// this device's are copied.
+    fn copies(&self) -> Option<u64> {
+        None
+    }
 }

@@ -103,8 +103,10 @@ fn start(config: Config, keeper: Keeper) -> api::Result<(Arc<Agent>, Socket)> {
     let gid = config.socket_group.as_deref().map(peer::group_id).transpose()?;
     socket::make_dir(&config.run_dir, 0o755)?;
     let ring = ring::choose(&config)?;
+    let start = Instant::now();
     notify::progress("opening the pool");
     let pool = open_pool(&config, &ring, keeper.recovering)?;
+    let opened = start.elapsed();
     // Only now: a process that gets this far is one that its holder starts again.
     let taken = keeper.store.map(Taken::from).transpose()?.map(Arc::new);
     let deadline = Deadline::set(taken.clone());
@@ -124,6 +126,13 @@ fn start(config: Config, keeper: Keeper) -> api::Result<(Arc<Agent>, Socket)> {
     agent.watch_damage();
     agent.recover_devices();
     drop(deadline);
+    let (pool_ms, all_ms) = (opened.as_millis(), start.elapsed().as_millis());
+    tracing::info!(
+        devices = agent.devices.ids().len(),
+        pool_ms,
+        all_ms,
+        "the pool is open, devices are served"
+    );
     let socket = Socket::bind(&agent.config.socket, gid)?;
     agent.clean_up();
     agent.snapshots_mount.mount(&agent);

@@ -19,10 +19,12 @@ fn kill_at_random(rig: &Rig, device: &Path, count: u32, mut between: impl FnMut(
         let pid = rig.pid();
         let killed = Instant::now();
         signal("KILL", pid);
-        rig.wait_for_another(pid);
+        // No command is run before the device answers: on one processor it would be part of what is measured.
+        rig.eventually("the process is gone", || !Path::new(&format!("/proc/{pid}")).exists());
         let answers = prober.answers();
         // Two: one may have been on its way since before the kill.
         rig.eventually("the device answers again", || prober.answers() > answers + 1);
+        rig.wait_for_another(pid);
         gaps.push(prober.longest_silence_since(killed));
         between(round);
     }

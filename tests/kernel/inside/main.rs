@@ -2,6 +2,8 @@
 //! not forgive. `make test-kernel` builds and boots it. They use the transport that `COWSLIP_TEST_TRANSPORT` names.
 
 mod agents;
+mod bench;
+mod copies;
 mod devices;
 mod fsynced;
 mod gaps;

@@ -103,6 +103,10 @@ impl Attached for Attachment {
         self.server.is_alive()
     }
 
+    fn copies(&self) -> Option<u64> {
+        self.server.copies()
+    }
+
     fn resize(&self) -> Result<()> {
         let ended = self.ended.lock();
         if *ended || !self.is_alive() {

@@ -66,6 +66,8 @@ pub struct UblkOptions {
     pub max_io_bytes: u32,
     /// Whether data go between a request's own pages and the pool, where the driver offers it (kernel 6.16).
     pub zero_copy: bool,
+    /// Requests of a queue that can do so at once; others are copied, as all are whose pages the kernel cannot register.
+    pub zero_copy_places: u16,
     /// Threads that share a queue whose disk makes them wait, where the driver lets them (kernel 6.16).
     pub waiting_threads: u16,
 }
@@ -80,6 +82,7 @@ impl Default for UblkOptions {
             depth: 64,
             max_io_bytes: 512 << 10,
             zero_copy: true,
+            zero_copy_places: u16::MAX,
             waiting_threads: 4,
         }
     }
@@ -213,7 +216,8 @@ impl Transport for Ublk {
                 why: "must be a multiple of 4096 above 0".into(),
             });
         }
-        let served = Served::add(&self.control, self.geometry(Stamp::of(&identity.key)?, &*disk), &disk)?;
+        let served = Served::add(&self.control, self.geometry(Stamp::of(&identity.key)?, &*disk), &disk)?
+            .with_places(self.options.zero_copy_places);
         self.properties.set(Node(served.id()), &identity.key);
         let (node, server) = self.start(served, &*disk, identity.block_size)?;
         node.tune();

@@ -28,6 +28,7 @@ use std::future::Future;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::sync::mpsc;
 use std::time::Duration;
 use store::io::AlignedBuf;
@@ -54,6 +55,10 @@ pub(super) struct Served {
     dev: UblkDev,
     info: DeviceInfo,
     disk: Arc<dyn Disk>,
+    /// Places that a queue's ring has for requests' pages.
+    places: u16,
+    /// Copies between memory and requests' pages.
+    copies: Arc<AtomicU64>,
     /// Registered with the rings.
     _zeros: File,
 }
@@ -91,8 +96,22 @@ impl Served {
         })
     }
 
+    /// With so many places for requests' pages in each queue's ring; requests without one are copied.
+    pub(super) fn with_places(self, places: u16) -> Self {
+        Self { places, ..self }
+    }
+
     pub(super) fn id(&self) -> u32 {
         self.info.id
+    }
+
+    /// Counts the copies of a device whose requests go without. None: all requests of this one are copied.
+    pub(super) fn copies(&self) -> Option<Arc<AtomicU64>> {
+        self.goes_without_copies().then(|| Arc::clone(&self.copies))
+    }
+
+    fn goes_without_copies(&self) -> bool {
+        self.info.flags & flag::ZERO_COPY == flag::ZERO_COPY
     }
 
     pub(super) fn info(&self) -> &DeviceInfo {
@@ -173,7 +192,8 @@ fn open_char_device(ctrl: &UblkCtrl, disk: Arc<dyn Disk>) -> Result<Served> {
         Ok(())
     };
     let dev = UblkDev::new("cowslip".into(), register_pool, ctrl);
-    Ok(Served { dev: dev.map_err(|e| failed("open", info.id, errno(&e)))?, info, disk, _zeros: zeros })
+    let dev = dev.map_err(|e| failed("open", info.id, errno(&e)))?;
+    Ok(Served { dev, info, disk, places: u16::MAX, copies: Arc::default(), _zeros: zeros })
 }
 
 fn failed(what: &'static str, id: u32, errno: i32) -> Error {
@@ -219,8 +239,11 @@ pub(super) fn serve(
     init_ring(served.info.depth).map_err(device_error)?;
     let queue = UblkQueue::new_for_thread(queue, &served.dev, thread).map_err(device_error)?;
     let part = served.info.max_io_bytes as usize;
+    let copies = !served.goes_without_copies();
+    if !copies && served.places < served.info.depth {
+        register_places(served.places).map_err(device_error)?;
+    }
     // A device without copies needs none.
-    let copies = served.info.flags & flag::ZERO_COPY != flag::ZERO_COPY;
     let lock = || LockedBuffer::on_demand(part * queue.nr_tags() as usize, part, RESIDENT);
     let mut memory = copies.then(lock).transpose().map_err(|source| Error::Io {
         what: "lock memory for",
@@ -228,7 +251,7 @@ pub(super) fn serve(
         source,
     })?;
     let (tags, busy, stopping) = (Cell::new(queue.nr_tags()), Cell::new(0), Cell::new(false));
-    let io = (served.dev.tgt.nr_fds > 1).then(|| QueueIo::new(&queue));
+    let io = (served.dev.tgt.nr_fds > 1).then(|| QueueIo::new(&queue, &served.copies));
     let shared = Shared { queue: &queue, disk: &*served.disk, io, tags, busy, stopping };
     let (schedule, bell) = Schedule::new(queue.nr_tags() as usize + 2).map_err(|source| Error::Io {
         what: "make",
@@ -270,6 +293,16 @@ fn init_ring(depth: u16) -> Raw<()> {
         }
         Ok(())
     })
+}
+
+/// Gives the thread's ring another number of places for requests' pages, at least one.
+fn register_places(places: u16) -> Raw<()> {
+    with_task_io_ring_mut(|ring| {
+        let submitter = ring.submitter();
+        submitter.unregister_buffers()?;
+        submitter.register_buffers_sparse(places.max(1).into())
+    })
+    .map_err(UblkError::IOError)
 }
 
 fn run(shared: &Shared<'_>, schedule: &Schedule, tasks: &mut Tasks<'_>) -> Raw<()> {

@@ -128,12 +128,26 @@ fn serve(ublk: &Ublk, job: Job, until: Instant) -> Result<Box<dyn Attached>> {
             why: format!("volume {name} has only {disk_size}"),
         });
     }
-    ublk.control.start_recovery(node.0, until.saturating_duration_since(Instant::now()))?;
+    let start = Instant::now();
+    ublk.control.start_recovery(node.0, until.saturating_duration_since(start))?;
+    let waited_us = start.elapsed().as_micros();
     let may_share = info.flags & flag::PER_IO_DAEMON != 0;
-    let served = Served::open(&info, ublk.threads_per_queue(may_share, info.depth, &*disk), &disk)?;
+    let served = Served::open(&info, ublk.threads_per_queue(may_share, info.depth, &*disk), &disk)?
+        .with_places(ublk.options.zero_copy_places);
+    let opened_us = start.elapsed().as_micros();
     let server = Server::start(served)?;
+    let fetching_us = start.elapsed().as_micros();
     ublk.control.end_recovery(node.0)?;
     node.wait()?;
+    let served_us = start.elapsed().as_micros();
+    tracing::debug!(
+        device = node.0,
+        waited_us,
+        opened_us,
+        fetching_us,
+        served_us,
+        "a device is served again"
+    );
     ublk.properties.set(node, &key);
     let identity = Identity::new(key, name);
     let attachment = ublk.attachment(identity, node, server, disk)?;

@@ -6,7 +6,7 @@ use crate::sys::process;
 use std::io::PipeWriter;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -26,6 +26,7 @@ pub(super) struct Server {
     /// Hung up to stop them.
     stop: parking_lot::Mutex<Option<PipeWriter>>,
     count: usize,
+    copies: Option<Arc<AtomicU64>>,
 }
 
 struct Shared {
@@ -58,6 +59,7 @@ impl Server {
             threads: parking_lot::Mutex::default(),
             stop: parking_lot::Mutex::new(Some(writer)),
             count,
+            copies: served.copies(),
         };
         for part in served.parts() {
             let (served, reader) = (Arc::clone(&served), Arc::clone(&reader));
@@ -98,6 +100,11 @@ impl Server {
             }
         }
         Ok(server)
+    }
+
+    /// See [`Attached::copies`](crate::Attached::copies).
+    pub(super) fn copies(&self) -> Option<u64> {
+        self.copies.as_ref().map(|copies| copies.load(Ordering::Relaxed))
     }
 
     /// Whether all of them run. They end by themselves when the device is stopped.

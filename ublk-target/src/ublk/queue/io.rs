@@ -14,6 +14,7 @@ use std::future::Future;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 use store::io::Registered;
 use store::io::ring::Ring;
@@ -26,12 +27,18 @@ pub(super) const ZEROS: u32 = 2;
 /// The I/O of one thread. Its registered buffers are the requests of its queue, by their tags.
 pub(super) struct QueueIo<'a> {
     queue: &'a UblkQueue<'a>,
+    /// Counts copies between memory and a request's pages.
+    copies: &'a AtomicU64,
 }
 
 impl<'a> QueueIo<'a> {
     /// On the ring of `queue`, with which the pool's file is registered.
-    pub(super) fn new(queue: &'a UblkQueue<'a>) -> Self {
-        Self { queue }
+    pub(super) fn new(queue: &'a UblkQueue<'a>, copies: &'a AtomicU64) -> Self {
+        Self { queue, copies }
+    }
+
+    fn count(&self) {
+        self.copies.fetch_add(1, Ordering::Relaxed);
     }
 
     /// The character device.
@@ -48,11 +55,13 @@ impl<'a> QueueIo<'a> {
 
     /// Copies to the pages of the tag's request, a read.
     pub(super) fn copy_to(&self, tag: u16, bytes: &[u8]) -> io::Result<()> {
+        self.count();
         fd::write_all_at(self.device(), bytes, self.place(tag))
     }
 
     /// Copies the data of the tag's request, a write.
     pub(super) fn copy_from(&self, tag: u16, bytes: &mut [u8]) -> io::Result<()> {
+        self.count();
         fd::read_exact_at(self.device(), bytes, self.place(tag))
     }
 }
@@ -67,6 +76,7 @@ unsafe impl Ring for QueueIo<'_> {
     }
 
     fn copy_into(&self, into: Registered, bytes: &[u8]) -> io::Result<()> {
+        self.count();
         fd::write_all_at(self.device(), bytes, self.place(into.index) + into.from)
     }
 }
