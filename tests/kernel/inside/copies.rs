@@ -23,7 +23,7 @@ struct Device {
 }
 
 impl Device {
-    fn new(options: UblkOptions, block_size: u32) -> Self {
+    fn new(options: &UblkOptions, block_size: u32) -> Self {
         let dirs = ["/var/tmp", "/run"].map(|parent| tempfile::tempdir_in(parent).expect("it is writable"));
         let [on_disk, in_memory] = dirs.each_ref().map(|dir| dir.path().to_owned());
         let init = InitOptions { size_bytes: Some(256 << 20), ..InitOptions::default() };
@@ -31,7 +31,7 @@ impl Device {
         let open = OpenOptions { ring_dir: Some(in_memory.clone()), ..OpenOptions::default() };
         let pool = Pool::open(&on_disk.join("pool"), &open).expect("it was just made");
         let volume = pool.create_volume("v", 64 << 20, Labels::new()).expect("there is room");
-        let links = UblkOptions { link_dir: in_memory.clone(), properties_dir: in_memory, ..options };
+        let links = UblkOptions { link_dir: in_memory.clone(), properties_dir: in_memory, ..options.clone() };
         let key = VolumeKey { pool_id: id.clone(), volume_id: volume.id };
         let identity = Identity { block_size, ..Identity::new(key, "v") };
         let disk = pool.open_volume("v").expect("it was just made");
@@ -83,7 +83,7 @@ fn locked_kib() -> u64 {
 
 #[test]
 fn requests_of_whole_blocks_are_not_copied() {
-    let device = Device::new(UblkOptions::default(), 4096);
+    let device = Device::new(&UblkOptions::default(), 4096);
     assert_eq!(device.copies_under_load(4096), Some(0), "this kernel offers it");
     assert_eq!(device.locked_kib, 0, "there is no memory to copy to");
     device.end();
@@ -91,7 +91,7 @@ fn requests_of_whole_blocks_are_not_copied() {
 
 #[test]
 fn requests_whose_pages_cannot_be_registered_are_copied() {
-    let device = Device::new(UblkOptions { zero_copy_places: 1, ..UblkOptions::default() }, 4096);
+    let device = Device::new(&UblkOptions { zero_copy_places: 1, ..UblkOptions::default() }, 4096);
     let copies = device.copies_under_load(4096).expect("it goes without where it can");
     assert!(copies > 100, "one request of a queue can be registered at a time: {copies} were copied");
     println!("{copies} copies");
@@ -100,7 +100,7 @@ fn requests_whose_pages_cannot_be_registered_are_copied() {
 
 #[test]
 fn requests_of_parts_of_blocks_are_copied() {
-    let device = Device::new(UblkOptions::default(), 512);
+    let device = Device::new(&UblkOptions::default(), 512);
     let copies = device.copies_under_load(512).expect("it goes without where it can");
     assert!(copies > 100, "{copies}");
     device.end();
@@ -108,7 +108,7 @@ fn requests_of_parts_of_blocks_are_copied() {
 
 #[test]
 fn without_zero_copy_all_are_copied_to_locked_memory() {
-    let device = Device::new(UblkOptions { zero_copy: false, ..UblkOptions::default() }, 4096);
+    let device = Device::new(&UblkOptions { zero_copy: false, ..UblkOptions::default() }, 4096);
     assert_eq!(device.copies_under_load(4096), None);
     assert!(device.locked_kib > 0);
     device.end();
