@@ -17,6 +17,7 @@ use crate::{
 use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 use std::{
+    collections::HashMap,
     ops::Range,
     sync::{Arc, atomic::AtomicBool},
 };
@@ -61,7 +62,7 @@ fn batches<T>(
 
 /// Tells the versions of `path`.
 pub fn versions(path: &[u8]) -> Result<()> {
-    let snapshots = Snapshots { closed: Arc::default() };
+    let snapshots = Snapshots { closed: Arc::default(), opened: Mutex::default() };
     versions::versions(&snapshots, path, |told| -> Result<()> {
         ask(match told {
             Told::Version(version) => {
@@ -78,6 +79,14 @@ pub fn versions(path: &[u8]) -> Result<()> {
 struct Snapshots {
     /// Sources that nothing here uses any more.
     closed: Arc<Mutex<Vec<u32>>>,
+    /// Those that came with what they change: sources and lengths by id. They are looked at next.
+    opened: Mutex<HashMap<u64, Arc<Snapshot>>>,
+}
+
+impl Snapshots {
+    fn hold(&self, (source, len): (u32, u64)) -> Arc<Snapshot> {
+        Arc::new(Snapshot { blocks: HostBlocks { source, len }, closed: self.closed.clone() })
+    }
 }
 
 impl History for Snapshots {
@@ -86,13 +95,22 @@ impl History for Snapshots {
     }
 
     fn open(&self, snapshot: &SnapshotEntry) -> Result<Arc<dyn BlockRead>> {
+        if let Some(opened) = self.opened.lock().remove(&snapshot.id) {
+            return Ok(opened);
+        }
         let closed = std::mem::take(&mut *self.closed.lock());
-        let (source, len) = ask(Question::Snapshot { id: snapshot.id, closed })?;
-        Ok(Arc::new(Snapshot { blocks: HostBlocks { source, len }, closed: self.closed.clone() }))
+        Ok(self.hold(ask(Question::Snapshot { id: snapshot.id, closed })?))
     }
 
     fn changes(&self, from: u64, read: &[Range<u64>], watch: &[Range<u64>]) -> Result<Changes> {
-        ask(Question::Changes { from, read: read.to_vec(), watch: watch.to_vec() })
+        // What came before and was not looked at is of no use any more.
+        drop(std::mem::take(&mut *self.opened.lock()));
+        let closed = std::mem::take(&mut *self.closed.lock());
+        let (changes, opened): (Changes, Vec<(u32, u64)>) =
+            ask(Question::Changes { from, read: read.to_vec(), watch: watch.to_vec(), closed })?;
+        let ids = changes.changes.iter().map(|change| change.id);
+        *self.opened.lock() = ids.zip(opened.into_iter().map(|one| self.hold(one))).collect();
+        Ok(changes)
     }
 }
 

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     BlockRead, Error, Result,
     diff::{Found, Ranges},
-    history::History,
+    history::{Changes, History},
     listing::ListingError,
     tree::SnapshotEntry,
     versions::{Told, Version},
@@ -20,6 +20,7 @@ use crate::{
 use serde::Serialize;
 use std::{
     collections::HashMap,
+    ops::Range,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -119,6 +120,10 @@ fn encoded(answer: &impl Serialize) -> std::result::Result<Result<Vec<u8>>, Brok
     postcard::to_stdvec(answer).map(Ok).map_err(|_| Broken::Nonsense)
 }
 
+fn answered(answer: Result<impl Serialize>) -> std::result::Result<Result<Vec<u8>>, Broken> {
+    answer.map_or_else(|error| Ok(Err(error)), |answer| encoded(&answer))
+}
+
 /// Tells `each` of something; whatever it answers but Ok ends the comparison.
 fn told<E>(
     done: std::result::Result<(), E>,
@@ -199,19 +204,36 @@ impl<F: FnMut(Told) -> std::result::Result<(), E>, E> Versions<'_, F, E> {
         self.snapshots.as_ref().and_then(|all| all.get(&id)).cloned().ok_or(Broken::Nonsense)
     }
 
-    fn open(&mut self, id: u64, closed: &[u32]) -> std::result::Result<Result<Vec<u8>>, Broken> {
+    fn close(&mut self, closed: &[u32]) {
         for source in closed {
             self.opened.remove(source);
         }
-        match self.history.open(&self.snapshot(id)?) {
-            Err(error) => Ok(Err(error)),
-            Ok(blocks) => {
-                let (number, len) = (self.next, blocks.len());
-                self.next = self.next.checked_add(1).ok_or(Broken::Nonsense)?;
-                self.opened.insert(number, blocks);
-                encoded(&(number, len))
-            }
+    }
+
+    fn open(&mut self, snapshot: &SnapshotEntry) -> Result<(u32, u64)> {
+        let blocks = self.history.open(snapshot)?;
+        let opened = (self.next, blocks.len());
+        self.next = self.next.wrapping_add(1);
+        self.opened.insert(opened.0, blocks);
+        Ok(opened)
+    }
+
+    fn changes(
+        &mut self,
+        from: u64,
+        read: &[Range<u64>],
+        watch: &[Range<u64>],
+    ) -> Result<(Changes, Vec<(u32, u64)>)> {
+        let changes = self.history.changes(from, read, watch)?;
+        let mut opened = Vec::new();
+        for change in &changes.changes {
+            // One that is not in the list was made since, and is not looked at.
+            opened.push(match self.snapshot(change.id) {
+                Ok(snapshot) => self.open(&snapshot)?,
+                Err(_) => (u32::MAX, 0),
+            });
         }
+        Ok((changes, opened))
     }
 }
 
@@ -230,12 +252,14 @@ impl<F: FnMut(Told) -> std::result::Result<(), E>, E> Host for Versions<'_, F, E
                     return answer;
                 }
             },
-            Question::Snapshot { id, closed } => return self.open(id, &closed),
-            Question::Changes { from, read, watch } => {
-                return match self.history.changes(from, &read, &watch) {
-                    Ok(changes) => encoded(&changes),
-                    Err(error) => Ok(Err(error)),
-                };
+            Question::Snapshot { id, closed } => {
+                self.close(&closed);
+                let snapshot = self.snapshot(id)?;
+                return answered(self.open(&snapshot));
+            }
+            Question::Changes { from, read, watch, closed } => {
+                self.close(&closed);
+                return answered(self.changes(from, &read, &watch));
             }
             Question::Version(wire::Version { event, snapshot, last, count, file }) => {
                 *self.told += 1;

@@ -174,8 +174,8 @@ pub enum Question {
     Snapshots,
     /// Open one of them: `(u32, u64)`, the number and the length of the source. Those in `closed` are not used any more.
     Snapshot { id: u64, closed: Vec<u32> },
-    /// `Changes`
-    Changes { from: u64, read: Vec<Range<u64>>, watch: Vec<Range<u64>> },
+    /// `(Changes, Vec<(u32, u64)>)`: with each change its snapshot, opened as by [`Question::Snapshot`].
+    Changes { from: u64, read: Vec<Range<u64>>, watch: Vec<Range<u64>>, closed: Vec<u32> },
     /// Some differences, in order: `()`
     Differs(Vec<Difference>),
     /// Paths that could not be compared, and why: `()`
