@@ -82,8 +82,8 @@ impl Report {
         let Some(path) = &options.all.out else { return Ok(()) };
         let intro = format!(
             "Written by `make bench`; {} rounds of {} s a side, the store and its peer by turns, medians \
-             (lowest – highest ratio of a round; of latencies the difference). The peer is fio unless the row names it. Only the ratios mean something: the machine is what it is, and was \
-             shared.",
+             (lowest – highest ratio of a round; of latencies the difference). The peer is fio unless the row names it. \
+             Only the ratios mean something: the machine is what it is, and was shared.",
             options.all.rounds, options.seconds,
         );
         let disk = said("findmnt", &["-no", "FSTYPE,OPTIONS,SIZE", "-T", &text(&options.all.dir)]);
@@ -93,7 +93,8 @@ impl Report {
             ["what", "store", "peer", "store ÷ peer", "µs of a CPU a request: store; peer", "at least"];
         let page = self.table.page("Benchmarks of the store", &intro, &facts, &columns);
         let page = format!(
-            "{page}\nThe peers' commands: fio on its own part of the pool's file, qemu on an image beside it; each has written all of it once before:\n\n\
+            "{page}\nThe peers' commands: fio on its own part of the pool's file, qemu on an image beside it; each has written all \
+             of it once before:\n\n\
              ```\n{commands}\n```\n"
         );
         std::fs::write(path, page).map_err(|e| format!("{}: {e}", path.display()))
