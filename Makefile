@@ -84,6 +84,7 @@ bench-kernel: ## Volumes over ublk beside rublk, dm-thin and loop in the test ke
 
 .PHONY: bench-files
 bench-files: ## The file view beside the kernel's mount, as ratios, written to docs/benchmarks-files.md (root; images take minutes to make)
+	@setup/run bench
 	$(CARGO) bench -p fuse-view --locked --bench files -- --out $(CURDIR)/docs/benchmarks-files.md $(ARGS)
 
 .PHONY: lint

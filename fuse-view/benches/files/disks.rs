@@ -22,6 +22,16 @@ impl Mount {
         Ok(Self(at.to_path_buf()))
     }
 
+    /// Read only, of a device that the kernel may write: it replays its log no other way.
+    pub fn replayed(image: &Path, at: &Path) -> Result<Self, String> {
+        fs::create_dir_all(at).map_err(|e| e.to_string())?;
+        let device = run("losetup", &["--find", "--show", &text(image)])?.trim().to_owned();
+        let mounted = run("mount", &["-o", "ro", &device, &text(at)]);
+        // Of a mounted device it is done when that is unmounted.
+        run("losetup", &["--detach", &device])?;
+        mounted.map(|_| Self(at.to_path_buf()))
+    }
+
     /// fuse2fs; None: it is not installed.
     pub fn fuse2fs(image: &Path, at: &Path) -> Option<Self> {
         fs::create_dir_all(at).ok()?;
@@ -44,7 +54,7 @@ pub struct Disks {
 }
 
 /// Files of the large image: so many directories of so many.
-const DIRS: usize = 1000;
+pub const DIRS: usize = 1000;
 const PER_DIR: usize = 1000;
 pub const MILLION: usize = DIRS * PER_DIR;
 /// Files in one directory, and bytes of the large file beside them.

@@ -17,7 +17,9 @@ type Delta = BTreeMap<u64, Arc<[u8]>>;
 
 /// See the module.
 pub struct Snapshots {
-    first: Arc<Vec<u8>>,
+    states: Vec<Arc<Vec<u8>>>,
+    /// Snapshots of each state.
+    every: usize,
     /// What each snapshot changes of the one before it.
     deltas: Vec<Delta>,
 }
@@ -42,7 +44,7 @@ impl Snapshots {
             delta.insert(0, superblock(&states[state][..BLOCK], id).into());
             deltas.push(delta);
         }
-        Self { first: Arc::new(states[0].clone()), deltas }
+        Self { states: states.iter().cloned().map(Arc::new).collect(), every, deltas }
     }
 }
 
@@ -57,8 +59,9 @@ fn superblock(block: &[u8], id: usize) -> Vec<u8> {
 }
 
 struct Source {
-    first: Arc<Vec<u8>>,
-    changed: Delta,
+    state: Arc<Vec<u8>>,
+    /// The first block, where it is not the state's.
+    superblock: Option<Arc<[u8]>>,
 }
 
 impl BlockRead for Source {
@@ -71,7 +74,8 @@ impl BlockRead for Source {
             let at = usize::try_from(offset).unwrap_or(0) + done;
             let start = at / BLOCK * BLOCK;
             let count = (start + BLOCK - at).min(buf.len() - done);
-            let block = self.changed.get(&(start as u64)).map_or(&self.first[start..], |block| &block[..]);
+            let first = self.superblock.as_deref().filter(|_| start == 0);
+            let block = first.unwrap_or(&self.state[start..]);
             buf[done..done + count].copy_from_slice(&block[at - start..at - start + count]);
             done += count;
         }
@@ -79,7 +83,7 @@ impl BlockRead for Source {
     }
 
     fn len(&self) -> u64 {
-        self.first.len() as u64
+        self.state.len() as u64
     }
 }
 
@@ -90,11 +94,10 @@ impl History for Snapshots {
     }
 
     fn open(&self, snapshot: &SnapshotEntry) -> Result<Arc<dyn BlockRead>> {
-        let mut changed = Delta::new();
-        for delta in &self.deltas[..usize::try_from(snapshot.id).unwrap_or(0)] {
-            changed.extend(delta.iter().map(|(at, block)| (*at, block.clone())));
-        }
-        Ok(Arc::new(Source { first: self.first.clone(), changed }))
+        let index = usize::try_from(snapshot.id).unwrap_or(0).saturating_sub(1);
+        let state = self.states[(index / self.every).min(self.states.len() - 1)].clone();
+        let superblock = self.deltas.get(index).and_then(|delta| delta.get(&0)).cloned();
+        Ok(Arc::new(Source { state, superblock }))
     }
 
     fn changes(&self, from: u64, read: &[Range<u64>], watch: &[Range<u64>]) -> Result<Changes> {

@@ -31,7 +31,11 @@ fn options(prepare: &mut bool) -> Result<bench::Options, String> {
             "--prepare" => *prepare = true,
             // In a process of its own, so that its memory is nothing else's.
             "--list" => {
-                println!("{}", rows::list_in_this_process(&value()?)?);
+                println!("{}", rows::list_in_this_process(&value()?, rows::By::Here)?);
+                std::process::exit(0);
+            }
+            "--list-with-worker" => {
+                println!("{}", rows::list_in_this_process(&value()?, rows::By::Worker)?);
                 std::process::exit(0);
             }
             _ => return Ok(false),
@@ -41,6 +45,10 @@ fn options(prepare: &mut bool) -> Result<bench::Options, String> {
 }
 
 fn main() -> std::process::ExitCode {
+    let mut arguments = std::env::args_os().skip(1);
+    if arguments.next().is_some_and(|first| first == fuse_view::worker::ARGUMENT) {
+        return fuse_view::worker::main(arguments);
+    }
     bench::main(|| {
         let mut prepare = false;
         let options = options(&mut prepare)?;
