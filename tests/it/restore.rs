@@ -94,6 +94,11 @@ fn what_is_in_the_way_stays() {
     rig.stop_and_check();
 }
 
+/// Temporary names of a restore.
+fn left(dir: &Path) -> Vec<String> {
+    names(dir).into_iter().filter(|name| name.starts_with(".cowslip-restore-")).collect()
+}
+
 #[test]
 fn an_interrupted_restore_leaves_the_old_file() {
     let Some(rig) = Rig::new("1G") else { return };
@@ -116,7 +121,23 @@ fn an_interrupted_restore_leaves_the_old_file() {
         signal("INT", restore.0.id());
         restore.end().with(130).saying(&["interrupted"]);
         assert_same(&before, &manifest(&destination));
+
+        // Killed, it cannot tidy up: what it had made is beside the old file, by a name that says whose it is.
+        let mut restore = rig.command();
+        restore.args(["restore", "--overwrite", "v@one:/big/file"]).args(words);
+        let restore = Running::start(restore.stdout(Stdio::piped()).stderr(Stdio::piped()));
+        rig.eventually("the restore is under way", || !left(&destination).is_empty());
+        signal("KILL", restore.0.id());
+        assert_eq!(restore.end().code, None);
+        let left = left(&destination);
+        assert_eq!(left.len(), 1, "{left:?}");
+        fs::remove_file(destination.join(&left[0])).expect("it can be deleted");
+        assert_same(&before, &manifest(&destination));
     }
+    // And nothing of it is in the way.
+    rig.ok("-q restore --overwrite v@one:/big/file out");
+    assert_eq!(fs::read(rig.path("out/file")).expect("it is there"), noise(3, 256 << 20));
+    assert_eq!(names(&rig.path("out")), ["file"]);
     unmount(&dir);
     rig.stop_and_check();
 }

@@ -1,6 +1,6 @@
 //! What holds for the tree as a whole: edges between crates, dependencies with reasons, no leftovers.
 
-use cargo_metadata::{Metadata, MetadataCommand};
+use cargo_metadata::{DependencyKind, Metadata, MetadataCommand};
 use integration_tests::root;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -165,6 +165,25 @@ fn every_dependency_is_declared_once_and_used() {
     let elsewhere: Vec<String> =
         used.difference(&declared).filter(|n| !members.contains(*n)).map(|name| (*name).to_owned()).collect();
     expect_none(&elsewhere, "dependencies that are not declared in the root Cargo.toml");
+}
+
+/// `make fuzz` builds with its own lock file, which no other command looks at.
+#[test]
+fn the_fuzz_targets_lock_what_the_readers_need() {
+    let locked = fs::read_to_string(root().join("fuse-view/fuzz/Cargo.lock")).expect("it is there");
+    let all = metadata().packages;
+    let needed = all.iter().filter(|package| ["fuse-view", "store"].contains(&package.name.as_str()));
+    let missing: BTreeSet<String> = needed
+        .flat_map(|package| &package.dependencies)
+        .filter(|d| d.kind == DependencyKind::Normal && !d.optional)
+        .map(|d| d.name.clone())
+        .filter(|name| !locked.contains(&format!("\nname = \"{name}\"\n")))
+        .collect();
+    let missing: Vec<String> = missing.into_iter().collect();
+    expect_none(
+        &missing,
+        "crates that fuse-view/fuzz/Cargo.lock lacks (in that folder: cargo update --offline -w)",
+    );
 }
 
 #[test]
