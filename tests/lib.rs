@@ -77,3 +77,14 @@ pub fn times(variable: &str, short: u32) -> u32 {
 pub fn seed() -> u64 {
     std::env::var("COWSLIP_SEED").map_or(5, |value| value.parse().expect("a number"))
 }
+
+/// Whether this machine gives its processes the right to grow an ext4 that is mounted.
+///
+/// # Panics
+/// Without `/proc`.
+pub fn may_grow_ext4() -> bool {
+    const CAP_SYS_RESOURCE: u32 = 24;
+    let status = std::fs::read_to_string("/proc/self/status").expect("there is /proc");
+    let line = status.lines().find_map(|line| line.strip_prefix("CapBnd:")).expect("it has capabilities");
+    u64::from_str_radix(line.trim(), 16).expect("a hexadecimal number") & 1 << CAP_SYS_RESOURCE != 0
+}

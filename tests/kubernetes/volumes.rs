@@ -1,7 +1,8 @@
 //! Volumes in use: grown, as devices, many of one set.
 
 use crate::cluster::Namespace;
-use crate::objects::{as_block, block_pod, claim, class, of_class, on_node, pod, restored};
+use crate::objects::{as_block, block_pod, claim, class, of_class, pod, restored};
+use integration_tests::may_grow_ext4;
 use serde_json::json;
 
 /// KiB of the file system at /data.
@@ -15,8 +16,8 @@ fn ask_for(ns: &Namespace, claim: &str, size: &str) {
     ns.cluster.try_kubectl(&["-n", &ns.name, "patch", "pvc", claim, "-p", &patch]).with(0);
 }
 
-/// XFS and btrfs grow while a pod writes. So does ext4, where the driver has CAP_SYS_RESOURCE; where it has not, the claim
-/// says that a pod has to start anew, and then it has grown.
+/// XFS and btrfs grow while a pod writes. So does ext4, where the machine lets the driver's container have CAP_SYS_RESOURCE; where
+/// it does not, the claim says that a pod has to start anew, and then it has grown.
 #[test]
 fn expanded_online() {
     let Some(ns) = Namespace::new("expanding") else { return };
@@ -47,14 +48,6 @@ fn expanded_online() {
     ns.end();
 }
 
-/// Whether this machine gives its processes the right to grow an ext4 that is mounted.
-fn may_grow_ext4() -> bool {
-    const CAP_SYS_RESOURCE: u32 = 24;
-    let status = std::fs::read_to_string("/proc/self/status").expect("there is /proc");
-    let line = status.lines().find_map(|line| line.strip_prefix("CapBnd:")).expect("it has capabilities");
-    u64::from_str_radix(line.trim(), 16).expect("a hexadecimal number") & 1 << CAP_SYS_RESOURCE != 0
-}
-
 #[test]
 fn raw_block() {
     let Some(ns) = Namespace::new("block") else { return };
@@ -66,8 +59,7 @@ fn raw_block() {
     ns.snapshot("cut", "disk");
     ns.shell("writer", "yes new | head -c 1048576 | dd of=/dev/disk bs=1M seek=7 conv=fsync 2>/dev/null");
     ns.apply(&as_block(restored("copy", "64Mi", "cut")));
-    let node = ns.node_of("writer");
-    ns.pod(&on_node(block_pod("reader", &[("copy", "/dev/copy")]), node));
+    ns.pod(&block_pod("reader", &[("copy", "/dev/copy")]));
     assert_eq!(sum("reader", "/dev/copy"), old);
     assert_ne!(sum("writer", "/dev/disk"), old);
     ask_for(&ns, "disk", "128Mi");
