@@ -50,16 +50,20 @@ fn build_binaries() -> PathBuf {
     if profile.ends_with("release") {
         build.arg("--release");
     }
-    // What cargo tells this test of its own package: a build script that asks for changes of such a variable would be
-    // run again, and all that depends on it compiled again, here and by the next `cargo build` too.
-    for name in std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()) {
-        if name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") {
-            build.env_remove(name);
-        }
-    }
+    forget_package(&mut build);
     let status = build.status().expect("cargo runs");
     assert!(status.success(), "the binaries do not build: {build:?}");
     profile.to_owned()
+}
+
+/// Takes what cargo tells a test of its own package from a command that runs cargo: a build script that asks for changes of such a
+/// variable would be run again, and all that depends on it compiled again, here and by the next `cargo build` too.
+pub fn forget_package(command: &mut Command) {
+    for name in std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()) {
+        if name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") {
+            command.env_remove(name);
+        }
+    }
 }
 
 /// How often something is done: `short`, or what the environment's `variable` says for a long run.

@@ -2,10 +2,10 @@
 
 use crate::cluster::{Cluster, NODES};
 use integration_tests::rig::Ended;
-use integration_tests::root;
+use integration_tests::{forget_package, root};
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// A block of the page: what is indented by four spaces. A comment before it says what it is, if it is no script.
 #[derive(Debug, PartialEq, Eq)]
@@ -88,9 +88,6 @@ struct Desk {
     cluster: &'static Cluster,
 }
 
-/// What the page writes besides.
-const IMAGE: &str = "/tmp/cowslip-csi.tar";
-
 impl Desk {
     fn new(cluster: &'static Cluster) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
@@ -111,6 +108,8 @@ impl Desk {
             Some(node) => self.cluster.inside(node, "sh"),
             None => self.cluster.beside("sh"),
         };
+        // The driver's image is built.
+        forget_package(&mut shell);
         let ended: Ended =
             shell.current_dir(self.dir.path()).args(["-ec", script]).output().expect("a shell runs").into();
         assert_eq!(ended.code, Some(0), "{script}: {ended:?}");
@@ -137,12 +136,6 @@ impl Desk {
             }
             Block::Left(why) => println!("not run: {why}"),
         }
-    }
-}
-
-impl Drop for Desk {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(Path::new(IMAGE));
     }
 }
 
