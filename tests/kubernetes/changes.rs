@@ -6,7 +6,7 @@ use crate::groups;
 use crate::objects::{as_block, block_pod, claim, pod, restored};
 use csi_shim::csi::snapshot_metadata_client::SnapshotMetadataClient;
 use csi_shim::csi::{self, BlockMetadata};
-use serde_json::{Value, json};
+use serde_json::json;
 use std::fs;
 use std::ops::Range;
 use std::path::PathBuf;
@@ -28,8 +28,7 @@ fn a_group_is_cut_at_one_point() {
     ns.apply(&groups::class());
     ns.apply(&groups::group("both", "counter"));
     ns.wait("jsonpath={.status.readyToUse}=true volumegroupsnapshot/both");
-    let members = members(&ns);
-    assert_eq!(members.len(), 2, "{members:?}");
+    let members = groups::two_members(&ns, "both");
     let mut counted = Vec::new();
     for claim in claims {
         let (_, snapshot) = members.iter().find(|(of, _)| of == claim).expect("each claim has a snapshot");
@@ -47,17 +46,6 @@ fn a_group_is_cut_at_one_point() {
     });
     assert_eq!(ns.shell("copy-first", "cat /data/n").trim(), counted[0].to_string());
     ns.end();
-}
-
-/// The snapshots of the group: (claim, snapshot).
-fn members(ns: &Namespace) -> Vec<(String, String)> {
-    let all = ns.get("volumesnapshots");
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let of = |one: &Value| {
-        (text(&one["spec"]["source"]["persistentVolumeClaimName"]), text(&one["metadata"]["name"]))
-    };
-    let members = all["items"].as_array().expect("a list").iter();
-    members.filter(|one| one["status"]["volumeGroupSnapshotName"] == "both").map(of).collect()
 }
 
 /// What the driver's SnapshotMetadata service says of a node's snapshots.

@@ -22,12 +22,25 @@ pub fn group(name: &str, app: &str) -> Value {
     })
 }
 
-/// The names of a group's snapshots.
-fn members(ns: &Namespace, group: &str) -> Vec<String> {
-    let all = ns.get("volumesnapshots");
-    let of_group = |one: &&Value| one["status"]["volumeGroupSnapshotName"] == group;
-    let name = |one: &Value| one["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-    all["items"].as_array().expect("a list").iter().filter(of_group).map(name).collect()
+/// The snapshots of a group of two claims that is ready: (claim, snapshot). The snapshot-controller says of a snapshot which group
+/// it is of after it said that the group is ready.
+#[track_caller]
+pub fn two_members(ns: &Namespace, group: &str) -> Vec<(String, String)> {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let of = |one: &Value| {
+        (text(&one["spec"]["source"]["persistentVolumeClaimName"]), text(&one["metadata"]["name"]))
+    };
+    let mut members = Vec::new();
+    ns.cluster.eventually("both snapshots know their group", || {
+        let all = ns.get("volumesnapshots");
+        let all = all["items"].as_array().expect("a list").iter();
+        members = all.filter(|one| one["status"]["volumeGroupSnapshotName"] == group).map(of).collect();
+        members.len() == 2
+    });
+    for (_, member) in &members {
+        ns.wait(&format!("jsonpath={{.status.readyToUse}}=true volumesnapshot/{member}"));
+    }
+    members
 }
 
 #[test]
@@ -51,16 +64,14 @@ fn one_class_serves_all_nodes() {
     }
     for (node, name) in &groups {
         ns.wait(&format!("jsonpath={{.status.readyToUse}}=true volumegroupsnapshot/{name}"));
-        let members = members(&ns, name);
-        assert_eq!(members.len(), 2, "{name}: {members:?}");
-        for member in &members {
-            let content = ns.cluster.get(&format!("volumesnapshotcontent {}", ns.content_name(member)));
+        for (_, member) in two_members(&ns, name) {
+            let content = ns.cluster.get(&format!("volumesnapshotcontent {}", ns.content_name(&member)));
             let label = &content["metadata"]["labels"]["snapshot.storage.kubernetes.io/managed-by"];
             assert_eq!(*label, format!("node-{node}"), "{content}");
         }
     }
     // A member is a snapshot like any other.
-    let member = members(&ns, "a-2").remove(0);
+    let (_, member) = two_members(&ns, "a-2").remove(0);
     ns.apply(&restored("copy", "16Mi", &member));
     ns.wait("jsonpath={.status.phase}=Bound pvc/copy");
 
