@@ -94,7 +94,7 @@ fn delete(cluster: &Cluster, pod: &str) {
 
 /// Waits until the pods of the driver are as they should be.
 fn rolled_out(cluster: &Cluster, what: &str) {
-    cluster.kubectl(&format!("-n cowslip rollout status {what} --timeout=180s"));
+    cluster.kubectl(&format!("-n cowslip rollout status {what} --timeout=600s"));
 }
 
 /// Node 2 leaves with all that is on it. What is deleted of it goes, and what is on the other node stays; when it comes back
@@ -142,8 +142,8 @@ fn a_node_leaves_the_cluster() {
     ns.wait("jsonpath={.status.phase}=Bound pvc/copy");
 
     ns.cluster.power("start", 2);
-    ns.cluster.kubectl("wait --for=create node/node-2 --timeout=180s");
-    ns.cluster.kubectl("wait --for=condition=Ready node/node-2 --timeout=180s");
+    ns.cluster.kubectl("wait --for=create node/node-2 --timeout=600s");
+    ns.cluster.kubectl("wait --for=condition=Ready node/node-2 --timeout=600s");
     ns.cluster.eventually("its agent serves", || ns.cluster.try_agent(2, "status").code == Some(0));
     let left = |kind: &str, label: &str| -> Vec<Value> {
         let all = ns.cluster.pooled(kind).into_iter().filter(|(node, _)| *node == 2).map(|(_, one)| one);
