@@ -3,7 +3,7 @@
 use integration_tests::rig::{ended, host_tool};
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
+use std::fmt::{Display, Write as _};
 use std::path::{Path, PathBuf};
 
 /// What of fio's figures counts.
@@ -41,17 +41,21 @@ pub const JOBS: [Job; 7] = [
 pub const AFTER_SNAPSHOT: Job =
     job("4 KiB write after a snapshot, QD32", "rw=randwrite bs=4k iodepth=32", Unit::Rate);
 
-/// What fio has in common for all of them.
-pub fn common(milliseconds: u32) -> String {
+/// What fio has in common for all of them: each processor has a thread of its own, and by that a queue.
+pub fn common(milliseconds: u32, threads: impl Display) -> String {
     format!(
         "ioengine=io_uring direct=1 thread=1 norandommap=1 randrepeat=0 clat_percentiles=0 lat_percentiles=1 \
-         time_based=1 runtime={milliseconds}ms stonewall"
+         time_based=1 runtime={milliseconds}ms numjobs={threads} group_reporting=1 stonewall"
     )
+}
+
+pub fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// One fio for all of it, one job after the other; a figure for each.
 pub fn run(place: &Path, jobs: &[(&Job, &PathBuf)], milliseconds: u32) -> Vec<f64> {
-    let mut file = format!("[global]\n{}\n", common(milliseconds).replace(' ', "\n"));
+    let mut file = format!("[global]\n{}\n", common(milliseconds, processors()).replace(' ', "\n"));
     for (number, (job, path)) in jobs.iter().enumerate() {
         let options = job.options.replace(' ', "\n");
         write!(file, "[{number}]\nfilename={}\n{options}\n", path.display()).expect("memory takes it");

@@ -111,7 +111,10 @@ fn beside_the_peers() {
         drop_volume(&rig);
         eprintln!("round {} of {rounds}", round + 1);
     }
-    let page = page::page(&page::tables(&figures, &after), rounds, ms);
-    println!("{page}");
-    std::fs::write("/run/job/out/page.md", page).expect("`make bench-kernel` shares a directory");
+    let section = page::section(&page::tables(&figures, &after));
+    println!("{section}");
+    for (name, text) in [("page", page::page(rounds, ms)), ("section", section)] {
+        std::fs::write(format!("/run/job/out/{name}.md"), text)
+            .expect("`make bench-kernel` shares a directory");
+    }
 }

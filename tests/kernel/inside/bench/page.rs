@@ -1,6 +1,6 @@
 //! The figures as a page.
 
-use super::jobs::{self, AFTER_SNAPSHOT, JOBS, Job, Unit};
+use super::jobs::{self, AFTER_SNAPSHOT, JOBS, Job, Unit, processors};
 use super::{OURS, PEERS};
 use std::fmt::Write as _;
 
@@ -90,13 +90,25 @@ fn variable(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| "unknown".into())
 }
 
-/// The whole page.
-pub fn page(tables: &str, rounds: u32, milliseconds: u32) -> String {
+/// What one boot found.
+pub fn section(tables: &str) -> String {
+    let cpus = processors();
+    let (queues, processors) = match cpus {
+        1 => ("One queue", "processor"),
+        _ => ("A queue for each processor", "processors"),
+    };
+    format!(
+        "## {queues}\n{cpus} {processors}, and so many queues of each device, and threads of fio with the queue depth of the row each.\n\n{tables}\n"
+    )
+}
+
+/// The page that the sections follow.
+pub fn page(rounds: u32, milliseconds: u32) -> String {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default().trim().to_owned();
     let options: String = JOBS.iter().map(|job| format!("{}: {}\n", job.name, job.options)).collect();
     format!(
         "# Volumes over ublk beside their peers\n\n\
-         Written by `make bench-kernel`: one boot of the test kernel (User Mode Linux) with {cpus} processor(s), {rounds} rounds; in \
+         Written by `make bench-kernel`: one boot of the test kernel (User Mode Linux) for each number of processors, {rounds} rounds in each; in \
          a round each job goes over all devices, {milliseconds} ms each. Medians; ratios are those of the rounds (lowest – highest). Only ratios \
          mean something: system calls and wake-ups are dearer in this kernel than on a machine.\n\n\
          | | |\n|---|---|\n| date | {date} |\n| cowslip | {commit}, release build |\n| machine | {machine} |\n\
@@ -106,8 +118,7 @@ pub fn page(tables: &str, rounds: u32, milliseconds: u32) -> String {
          `--zero-copy`, and `add qcow2`); *dm-thin* with chunks of 64 KiB, not zeroed, on kernel loop devices over such files. *On a disk*: \
          dm-thin on disks of its own, without the file system and the loop devices. Each device has 512 MiB and was written once. Volumes \
          and thin devices are new in each round. Where there are no snapshots, the write after a snapshot is compared with the overwrite.\n\n\
-         {tables}\n`≥`, `<`: what is to be reached at least.\n\nfio's options, after `{common}`:\n\n```\n{options}```\n",
-        cpus = std::thread::available_parallelism().map_or(1, usize::from),
+         `≥`, `<`: what is to be reached at least.\n\nfio's options, after `{common}`:\n\n```\n{options}```\n\n",
         date = variable("COWSLIP_BENCH_DATE"),
         commit = variable("COWSLIP_BENCH_COMMIT"),
         machine = variable("COWSLIP_BENCH_MACHINE"),
@@ -115,6 +126,6 @@ pub fn page(tables: &str, rounds: u32, milliseconds: u32) -> String {
         rublk = variable("COWSLIP_BENCH_RUBLK"),
         fio = variable("COWSLIP_BENCH_FIO"),
         kernel = read("/proc/sys/kernel/osrelease"),
-        common = jobs::common(milliseconds),
+        common = jobs::common(milliseconds, "PROCESSORS"),
     )
 }

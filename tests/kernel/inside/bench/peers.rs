@@ -1,5 +1,6 @@
 //! What volumes are compared with. None of it is taken down: it ends with the machine.
 
+use super::jobs::processors;
 use integration_tests::rig::{Rig, ended, tool};
 use std::collections::BTreeSet;
 use std::fs;
@@ -45,7 +46,7 @@ fn ublk_devices() -> BTreeSet<PathBuf> {
 pub fn rublk(target: &str, file: &Path, options: &[&str]) -> PathBuf {
     let before = ublk_devices();
     let program = std::env::var_os("COWSLIP_RUBLK").expect("`make bench-kernel` says where rublk is");
-    let queues = std::thread::available_parallelism().map_or(1, usize::from).to_string();
+    let queues = processors().to_string();
     let mut add = Command::new(program);
     add.args(["add", target, "--queue", &queues, "--file"]).arg(file).args(options);
     ended(&mut add).with(0);
