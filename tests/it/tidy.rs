@@ -5,6 +5,7 @@ use integration_tests::root;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// Which crates of the workspace each of them may use. What is not here is forbidden.
 const EDGES: &[(&str, &[&str])] = &[
@@ -183,6 +184,20 @@ fn the_fuzz_targets_lock_what_the_readers_need() {
     expect_none(
         &missing,
         "crates that fuse-view/fuzz/Cargo.lock lacks (in that folder: cargo update --offline -w)",
+    );
+}
+
+/// Features pull in crates, too. Cargo knows, on a machine that has seen the targets' own dependencies before.
+#[test]
+fn the_fuzz_targets_lock_file_is_whole() {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
+    let manifest = root().join("fuse-view/fuzz/Cargo.toml");
+    cargo.args(["metadata", "--locked", "--offline", "--format-version=1", "--manifest-path"]).arg(manifest);
+    let said = cargo.output().expect("cargo runs").stderr;
+    let said = String::from_utf8_lossy(&said);
+    assert!(
+        !said.contains("cannot update the lock file"),
+        "in that folder: cargo update --offline -w\n{said}"
     );
 }
 
