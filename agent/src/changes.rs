@@ -8,7 +8,7 @@ use store::{BLOCK_BYTES, Pool, Result, Snapshot, SnapshotBrief};
 /// Most bytes of blocks in one answer.
 const MAX_BYTES: usize = api::MAX_DATA_BYTES;
 /// Most snapshots compared for one answer.
-const MAX_SNAPSHOTS: usize = 4096;
+const MAX_SNAPSHOTS: usize = fuse_view::history::MAX_CHANGES;
 /// Most ranges looked at for one answer, those of all snapshots together.
 const MAX_COMPARISONS: usize = 1 << 17;
 

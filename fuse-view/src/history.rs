@@ -4,6 +4,9 @@ use crate::{BlockRead, Result, tree::SnapshotEntry};
 use serde::{Deserialize, Serialize};
 use std::{ops::Range, sync::Arc};
 
+/// Most changes in one answer.
+pub const MAX_CHANGES: usize = 4096;
+
 /// A snapshot in which something differs from the one before it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
@@ -32,7 +35,8 @@ pub trait History {
     fn snapshots(&self) -> Result<Vec<SnapshotEntry>>;
     /// Opens one of them.
     fn open(&self, snapshot: &SnapshotEntry) -> Result<Arc<dyn BlockRead>>;
-    /// Compares each snapshot after the one with id `from` with the one before it: the blocks in `read`
+    /// Compares each snapshot after the one with id `from` with the one before it, until there are [`MAX_CHANGES`] or it
+    /// has done enough for one answer: the blocks in `read`
     /// ([`crate::memo::BLOCK`] bytes each, aligned) that differ, and whether anything in `watch` does.
     fn changes(&self, from: u64, read: &[Range<u64>], watch: &[Range<u64>]) -> Result<Changes>;
 }

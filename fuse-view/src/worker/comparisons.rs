@@ -12,7 +12,7 @@ use super::{
 use crate::{
     BlockRead, Error, Result,
     diff::{Found, Ranges},
-    history::{Changes, History},
+    history::{Changes, History, MAX_CHANGES},
     listing::ListingError,
     tree::SnapshotEntry,
     versions::{Told, Version},
@@ -26,6 +26,10 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
 };
+
+/// Most snapshots that a worker may have open at once: those of one answer, that it looks at one after the other, the
+/// last ones that it looked at, and one in which it looks for another name.
+const MAX_OPEN: usize = MAX_CHANGES + 16;
 
 /// What [`Reader::diff`] compares.
 pub struct Sides<'a> {
@@ -211,6 +215,9 @@ impl<F: FnMut(Told) -> std::result::Result<(), E>, E> Versions<'_, F, E> {
     }
 
     fn open(&mut self, snapshot: &SnapshotEntry) -> Result<(u32, u64)> {
+        if self.opened.len() >= MAX_OPEN {
+            return Err(Error::Unsupported(format!("more than {MAX_OPEN} snapshots open at once")));
+        }
         let blocks = self.history.open(snapshot)?;
         let opened = (self.next, blocks.len());
         self.next = self.next.wrapping_add(1);
@@ -274,5 +281,61 @@ impl<F: FnMut(Told) -> std::result::Result<(), E>, E> Host for Versions<'_, F, E
 
     fn is_short(&self) -> bool {
         false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::history::Change;
+
+    /// Ten snapshots without a byte.
+    struct Empty;
+
+    impl History for Empty {
+        fn snapshots(&self) -> Result<Vec<SnapshotEntry>> {
+            Ok((0..10).map(|id| SnapshotEntry { name: id.to_string(), id, created_at: 0 }).collect())
+        }
+
+        fn open(&self, _: &SnapshotEntry) -> Result<Arc<dyn BlockRead>> {
+            Ok(Arc::new(Nothing))
+        }
+
+        fn changes(&self, _: u64, _: &[Range<u64>], _: &[Range<u64>]) -> Result<Changes> {
+            let change = |id| Change { id, watched: true, blocks: Vec::new() };
+            Ok(Changes { changes: (1..10).map(change).collect(), through: 9, end: true })
+        }
+    }
+
+    #[test]
+    fn a_worker_has_no_more_snapshots_open_than_it_can_use() {
+        let mut told = 0;
+        let each = |_: Told| -> Result<()> { panic!("nothing is told") };
+        let mut host = Versions {
+            history: &Empty,
+            snapshots: None,
+            opened: HashMap::new(),
+            next: 0,
+            each,
+            told: &mut told,
+            failed: None::<Error>,
+        };
+        let mut ask = |question| host.answer(question).expect("it goes on");
+        assert!(ask(Question::Snapshots).is_ok());
+        let open = |closed| Question::Snapshot { id: 3, closed };
+        let first = MAX_OPEN - 5;
+        for number in 0..first {
+            assert!(ask(open(Vec::new())).is_ok(), "{number}");
+        }
+        // Nine more are four too many. Those that came first are open.
+        let changes = |closed| Question::Changes { from: 0, read: Vec::new(), watch: Vec::new(), closed };
+        for question in [changes(Vec::new()), open(Vec::new()), changes(vec![7, 8, 9])] {
+            let Err(Error::Unsupported(why)) = ask(question) else { panic!("there is no end") };
+            assert!(why.contains(&MAX_OPEN.to_string()), "{why}");
+        }
+        // Closing makes room again.
+        assert!(ask(changes((100..200).collect())).is_ok());
+        assert!(ask(open(Vec::new())).is_ok());
+        assert!(host.opened.len() <= MAX_OPEN);
     }
 }
