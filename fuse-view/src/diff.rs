@@ -6,6 +6,8 @@
 //!
 //! A directory is modified when its owner, mode or attributes changed; names in it speak for themselves.
 
+mod common;
+mod inodes;
 mod pair;
 mod trees;
 
@@ -79,13 +81,13 @@ pub enum Found {
 
 /// Ascending byte ranges, apart from each other.
 #[derive(Debug, Clone, Default)]
-pub struct Ranges(Vec<Range<u64>>);
+pub struct Ranges(Arc<[Range<u64>]>);
 
 impl Ranges {
     /// Of ranges in any order.
     pub fn new(mut ranges: Vec<Range<u64>>) -> Self {
         ranges.sort_by_key(|range| range.start);
-        Self(joined(ranges.into_iter()))
+        Self(joined(ranges.into_iter()).into())
     }
 
     /// The ranges.
@@ -97,6 +99,13 @@ impl Ranges {
     pub fn meet(&self, range: &Range<u64>) -> bool {
         let after = self.0.partition_point(|one| one.end <= range.start);
         self.0.get(after).is_some_and(|one| one.start < range.end)
+    }
+
+    /// What of them lies in `range`.
+    fn within(&self, range: Range<u64>) -> impl Iterator<Item = Range<u64>> {
+        let from = self.0.partition_point(|one| one.end <= range.start);
+        let met = self.0[from..].iter().take_while(move |one| one.start < range.end);
+        met.map(move |one| one.start.max(range.start)..one.end.min(range.end))
     }
 
     /// Whether something of these is in none of `others`.
@@ -128,14 +137,25 @@ pub fn diff(
     changed: &Ranges,
     cancel: &AtomicBool,
 ) -> Result<Report> {
-    let sides = [Side::open(old, path)?, Side::open(new, path)?];
-    let [old, new] = &sides;
-    let quick = trees::Trees::new(old, new, changed, cancel, false).compare()?;
+    let common = common::Common { old: old.clone(), new: new.clone(), changed: changed.clone() };
+    let (old, new) = (&Side::open(&(Arc::new(common) as _), path)?, &Side::open(new, path)?);
+    let inodes = &inodes::Inodes::find(old, new, changed)?;
+    let compare =
+        |thorough| trees::Trees::new([old, new], changed, inodes.as_ref(), cancel, thorough).compare();
+    let quick = compare(false)?;
     // Blocks that changed, and that nothing which was looked at accounts for, may be content of any other file.
     if quick.is_all(changed)? {
         return Ok(quick.report());
     }
-    Ok(trees::Trees::new(old, new, changed, cancel, true).compare()?.report())
+    Ok(compare(true)?.report())
+}
+
+/// What is damaged is not known.
+fn known<T>(told: Result<Option<T>>) -> Result<Option<T>> {
+    match told {
+        Err(error @ Error::Io { .. }) => Err(error),
+        told => Ok(told.unwrap_or_default()),
+    }
 }
 
 /// One of the two snapshots.
@@ -162,7 +182,7 @@ impl Side {
     /// The bookkeeping of the file system, as ranges of the source.
     fn bookkeeping(&self) -> Result<Option<Vec<Range<u64>>>> {
         let start = self.inside.start;
-        let ranges = self.inside.view.bookkeeping()?;
+        let ranges = known(self.inside.view.bookkeeping())?;
         Ok(ranges.map(|all| all.into_iter().map(|range| range.start + start..range.end + start).collect()))
     }
 }

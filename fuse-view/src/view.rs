@@ -149,6 +149,19 @@ impl Extent {
     }
 }
 
+/// Records of inodes that follow each other on the source, in the order of their numbers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InodeTable {
+    /// The first of them.
+    pub first: Ino,
+    /// Byte of the source where it starts.
+    pub at: u64,
+    /// How many there are.
+    pub count: u64,
+    /// Bytes of each.
+    pub inode_bytes: u64,
+}
+
 /// A file system opened read only. All methods may be called from many threads.
 pub trait FsView: Send + Sync {
     /// Name of the format: `ext4`, `ext3`, `xfs`, …
@@ -200,6 +213,10 @@ pub trait FsView: Send + Sync {
     /// The bytes of the source that hold all that is told of `ino` but its content and what other blocks hold of
     /// it; None: not known. Where two snapshots share them, the inode is the same in both.
     fn inode_at(&self, _ino: Ino) -> Result<Option<Range<u64>>> {
+        Ok(None)
+    }
+    /// The same of all inodes at once, where they lie in tables, ascending; None: they do not, or it is not known.
+    fn inode_tables(&self) -> Result<Option<Vec<InodeTable>>> {
         Ok(None)
     }
     /// Every byte of the source that belongs to no file that has a name: superblocks, tables of inodes, maps of

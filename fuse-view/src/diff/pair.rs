@@ -13,6 +13,9 @@ pub(super) use crate::versions::is_same_file;
 
 /// Whether the inode `ino` is the same in both, byte for byte, by the blocks that hold it.
 pub(super) fn is_shared_inode(trees: &Trees, ino: Ino) -> Result<bool> {
+    if let Some(inodes) = trees.inodes {
+        return Ok(inodes.are_shared(ino));
+    }
     let at = |side: &Side| -> Result<_> {
         let range = side.inside.view.inode_at(ino)?;
         Ok(range.map(|range| range.start + side.inside.start..range.end + side.inside.start))

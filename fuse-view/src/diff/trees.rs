@@ -3,11 +3,13 @@
 //! Names that only one side has are loose ends: first those that lead to the same file are joined (a rename), then
 //! the directories left are opened one level, and so on until nothing joins and nothing is left to open.
 
-use super::{Difference, Kind, Ranges, Report, Side, check, pair};
+use super::{Difference, Kind, Ranges, Report, Side, check, inodes::Inodes, pair};
 use crate::{Attr, DirEntry, Error, FileKind, Ino, Result, listing::ListingError, walk};
 use std::{
+    cmp::Reverse,
     collections::{HashMap, HashSet},
     ops::Range,
+    rc::Rc,
     sync::atomic::AtomicBool,
 };
 
@@ -30,16 +32,34 @@ pub(super) struct Both {
     pub new: End,
 }
 
+/// Directories that are still to be compared.
+enum Dirs {
+    Known(Rc<Both>),
+    /// The same entry in directories that are the same: not looked at before it is its turn, or all the inodes of a large
+    /// directory's directories would be read before the first of those.
+    Named(Rc<Both>, DirEntry),
+}
+
+impl Dirs {
+    fn ino(&self) -> Ino {
+        match self {
+            Self::Known(both) => both.new.ino,
+            Self::Named(_, entry) => entry.ino,
+        }
+    }
+}
+
 /// A comparison under way.
 pub(super) struct Trees<'a> {
     pub old: &'a Side,
     pub new: &'a Side,
     pub changed: &'a Ranges,
+    pub inodes: Option<&'a Inodes>,
     pub thorough: bool,
     cancel: &'a AtomicBool,
     /// Both are states of one file system: an inode number means one file. Else a name does.
     related: bool,
-    dirs: Vec<Both>,
+    dirs: Vec<Dirs>,
     gone: Vec<End>,
     came: Vec<End>,
     /// The same name, another file.
@@ -53,9 +73,9 @@ pub(super) struct Trees<'a> {
 
 impl<'a> Trees<'a> {
     pub fn new(
-        old: &'a Side,
-        new: &'a Side,
+        [old, new]: [&'a Side; 2],
         changed: &'a Ranges,
+        inodes: Option<&'a Inodes>,
         cancel: &'a AtomicBool,
         thorough: bool,
     ) -> Self {
@@ -63,6 +83,7 @@ impl<'a> Trees<'a> {
             old,
             new,
             changed,
+            inodes,
             thorough,
             cancel,
             related: old.inside.view.label() == new.inside.view.label(),
@@ -103,7 +124,10 @@ impl<'a> Trees<'a> {
         loop {
             while let Some(dirs) = self.dirs.pop() {
                 check(self.cancel)?;
-                self.directories(dirs)?;
+                match dirs {
+                    Dirs::Known(both) => self.directories(&both)?,
+                    Dirs::Named(parents, entry) => self.entry(&parents, &entry, &entry)?,
+                }
             }
             if self.settle_replaced()? || self.join_renamed()? {
                 continue;
@@ -173,7 +197,7 @@ impl<'a> Trees<'a> {
             self.tell(kind, &both.new, from, modified)?;
         }
         if both.new.attr.kind == FileKind::Dir {
-            self.dirs.push(both);
+            self.dirs.push(Dirs::Known(Rc::new(both)));
         }
         Ok(())
     }
@@ -200,32 +224,38 @@ impl<'a> Trees<'a> {
         Ok(true)
     }
 
-    fn directories(&mut self, both: Both) -> Result<()> {
+    fn directories(&mut self, both: &Rc<Both>) -> Result<()> {
         if !self.enter(0, &both.old)? || !self.enter(1, &both.new)? {
             return Ok(());
         }
         let shared = both.old.ino == both.new.ino && pair::is_shared_dir(self, both.new.ino).unwrap_or(false);
-        let listed = if shared { self.shared_names(&both) } else { self.names(&both) };
+        let before = self.dirs.len();
+        let listed = if shared { self.shared_names(both) } else { self.names(both) };
+        // The next one is the last: in the order of their numbers, which is about that of their places.
+        self.dirs[before..].sort_unstable_by_key(|dirs| Reverse(dirs.ino()));
         match listed {
-            Err(error) => self.failed(both.new.path, error),
+            Err(error) => self.failed(both.new.path.clone(), error),
             Ok(()) => Ok(()),
         }
     }
 
     /// The names of a directory that is the same on both sides.
-    fn shared_names(&mut self, both: &Both) -> Result<()> {
+    fn shared_names(&mut self, both: &Rc<Both>) -> Result<()> {
         let view = &*self.new.inside.view;
         let mut cookie = 0;
         loop {
-            let batch = view.readdir(both.new.ino, cookie, BATCH)?;
+            let mut batch = view.readdir(both.new.ino, cookie, BATCH)?;
             let Some(last) = batch.last() else { return Ok(()) };
             cookie = last.cookie;
-            for entry in &batch {
-                let quiet = entry.kind.is_some_and(|kind| kind != FileKind::Dir)
-                    && !self.thorough
-                    && pair::is_shared_inode(self, entry.ino)?;
+            batch.sort_unstable_by_key(|entry| entry.ino);
+            for entry in batch {
+                if entry.kind == Some(FileKind::Dir) {
+                    self.dirs.push(Dirs::Named(both.clone(), entry));
+                    continue;
+                }
+                let quiet = entry.kind.is_some() && !self.thorough && pair::is_shared_inode(self, entry.ino)?;
                 if !quiet {
-                    self.entry(both, entry, entry)?;
+                    self.entry(both, &entry, &entry)?;
                 }
             }
         }
@@ -366,14 +396,17 @@ impl<'a> Trees<'a> {
     }
 }
 
+/// In the order of their inodes' numbers, which is about that of their places.
 fn all_entries(side: &Side, dir: Ino) -> Result<Vec<DirEntry>> {
     let (mut cookie, mut all) = (0, Vec::new());
     loop {
         let batch = side.inside.view.readdir(dir, cookie, BATCH)?;
-        let Some(last) = batch.last() else { return Ok(all) };
+        let Some(last) = batch.last() else { break };
         cookie = last.cookie;
         all.extend(batch);
     }
+    all.sort_unstable_by_key(|entry| entry.ino);
+    Ok(all)
 }
 
 /// The file behind an entry.

@@ -27,7 +27,9 @@ mod superblock;
 mod xattr;
 
 use crate::overlay::Scratch;
-use crate::{Attr, BlockRead, DirEntry, Error, Extent, FileKind, FsView, Ino, Piece, Result, StatFs};
+use crate::{
+    Attr, BlockRead, DirEntry, Error, Extent, FileKind, FsView, Ino, InodeTable, Piece, Result, StatFs,
+};
 use fast::FastLayer;
 use inode::{Inode, ROOT_INO, flag};
 use std::ops::Range;
@@ -182,6 +184,10 @@ impl FsView for Ext4 {
 
     fn inode_at(&self, ino: Ino) -> Result<Option<Range<u64>>> {
         self.inode_range(ino)
+    }
+
+    fn inode_tables(&self) -> Result<Option<Vec<InodeTable>>> {
+        self.all_inode_tables()
     }
 
     fn bookkeeping(&self) -> Result<Option<Vec<Range<u64>>>> {

@@ -8,7 +8,7 @@ use super::mapping::Until;
 use super::superblock::incompat;
 use crate::fs::bytes::le32;
 use crate::fs::run::Place;
-use crate::{Error, Extent, FileKind, Ino, Result};
+use crate::{Error, Extent, FileKind, Ino, InodeTable, Result};
 use std::ops::Range;
 
 /// Most inodes that no name leads to.
@@ -51,6 +51,23 @@ impl Ext4 {
         let table = self.inode_table(u64::from(index / sb.inodes_per_group))? << sb.block_bits;
         let at = table + u64::from(index % sb.inodes_per_group) * sb.inode_size as u64;
         Ok(Some(at..at + sb.inode_size as u64))
+    }
+
+    pub(super) fn all_inode_tables(&self) -> Result<Option<Vec<InodeTable>>> {
+        if !self.is_plain() {
+            return Ok(None);
+        }
+        let sb = &self.sb;
+        let table = |group: u32| -> Result<InodeTable> {
+            let before = group.saturating_mul(sb.inodes_per_group);
+            Ok(InodeTable {
+                first: u64::from(before) + 1,
+                at: self.inode_table(group.into())? << sb.block_bits,
+                count: sb.inodes_per_group.min(sb.inodes - before).into(),
+                inode_bytes: sb.inode_size as u64,
+            })
+        };
+        (0..sb.inodes.div_ceil(sb.inodes_per_group)).map(table).collect::<Result<_>>().map(Some)
     }
 
     /// Superblocks, descriptors, bitmaps, inode tables, and the content of inodes that no name leads to.
