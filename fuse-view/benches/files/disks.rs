@@ -3,8 +3,10 @@
 use crate::bench::{run, text};
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 /// Everything that the system remembers of files is forgotten.
 pub fn forget() -> Result<(), String> {
@@ -37,6 +39,21 @@ impl Mount {
         fs::create_dir_all(at).ok()?;
         run("fuse2fs", &["-o", "ro,norecovery", &text(image), &text(at)]).ok()?;
         Some(Self(at.to_path_buf()))
+    }
+
+    /// Another program that takes an image and a directory, and may stay in the foreground; None: it is not installed, or
+    /// has not mounted it within ten seconds.
+    pub fn by(program: &str, image: &Path, at: &Path) -> Option<Self> {
+        fs::create_dir_all(at).ok()?;
+        let before = fs::metadata(at).ok()?.dev();
+        Command::new(program).arg(image).arg(at).stdout(Stdio::null()).stderr(Stdio::null()).spawn().ok()?;
+        for _ in 0..1000 {
+            if fs::metadata(at).is_ok_and(|now| now.dev() != before) {
+                return Some(Self(at.to_path_buf()));
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        None
     }
 }
 
@@ -71,7 +88,16 @@ impl Disks {
     }
 
     pub fn prepare(&self) -> Result<(), String> {
-        for image in [self.crowd()?, self.million()?.0, self.million()?.1, self.dirty()?, self.small()?] {
+        let (million, after) = self.million()?;
+        for image in [
+            self.crowd()?,
+            self.crowd_on("xfs")?,
+            self.crowd_on("btrfs")?,
+            million,
+            after,
+            self.dirty()?,
+            self.small()?,
+        ] {
             println!("{}", image.display());
         }
         Ok(())
@@ -85,17 +111,27 @@ impl Disks {
         mkfs: &[&str],
         fill: impl FnOnce(&Path) -> std::io::Result<()>,
     ) -> Result<PathBuf, String> {
+        let mkfs = [&["mke2fs", "-q", "-F", "-t", "ext4", "-E", "lazy_itable_init=0"], mkfs].concat();
+        self.made_by(name, bytes, &mkfs, "noatime,barrier=0", fill)
+    }
+
+    /// The same with a command of any format, and options of the mount that it is filled through.
+    fn made_by(
+        &self,
+        name: &str,
+        bytes: u64,
+        mkfs: &[&str],
+        options: &str,
+        fill: impl FnOnce(&Path) -> std::io::Result<()>,
+    ) -> Result<PathBuf, String> {
         let (done, new) = (self.path(name), self.path(&format!("{name}.new")));
         if done.exists() {
             return Ok(done);
         }
         eprintln!("making {name}");
         File::create(&new).and_then(|file| file.set_len(bytes)).map_err(|e| e.to_string())?;
-        run(
-            "mke2fs",
-            &[&["-q", "-F", "-t", "ext4", "-E", "lazy_itable_init=0"], mkfs, &[&text(&new)]].concat(),
-        )?;
-        let mount = Mount::kernel(&new, &self.path("making"), "noatime,barrier=0")?;
+        run(mkfs[0], &[&mkfs[1..], &[&text(&new)]].concat())?;
+        let mount = Mount::kernel(&new, &self.path("making"), options)?;
         fill(&mount.0).map_err(|e| format!("{name}: {e}"))?;
         drop(mount);
         fs::rename(&new, &done).map_err(|e| e.to_string())?;
@@ -105,15 +141,18 @@ impl Disks {
     /// Many names in one directory, and a large file.
     pub fn crowd(&self) -> Result<PathBuf, String> {
         self.made("crowd", 1 << 30, &["-N", "120000"], |top| {
-            fs::create_dir(top.join("crowd"))?;
-            for i in 0..CROWD {
-                File::create(top.join(format!("crowd/a-file-with-some-name-{i}")))?;
-            }
+            names(top)?;
             let mut large = File::create(top.join("large"))?;
             let piece: Vec<u8> =
                 (0..1 << 20).map(|i: u32| i.wrapping_mul(2_654_435_761).to_le_bytes()[3]).collect();
             (0..LARGE_BYTES >> 20).try_for_each(|_| large.write_all(&piece))
         })
+    }
+
+    /// The same names on XFS or btrfs.
+    pub fn crowd_on(&self, format: &str) -> Result<PathBuf, String> {
+        let mkfs = format!("mkfs.{format}");
+        self.made_by(&format!("crowd-{format}"), 1 << 30, &[&mkfs, "-q"], "noatime", names)
     }
 
     /// A million small files, and the same image after a hundred changes.
@@ -208,4 +247,10 @@ impl Disks {
         fs::remove_file(copy).map_err(|e| e.to_string())?;
         Ok(all)
     }
+}
+
+/// Many files in one directory.
+fn names(top: &Path) -> std::io::Result<()> {
+    fs::create_dir(top.join("crowd"))?;
+    (0..CROWD).try_for_each(|i| File::create(top.join(format!("crowd/a-file-with-some-name-{i}"))).map(drop))
 }

@@ -183,30 +183,51 @@ fn list(at: &Path) -> Result<f64, String> {
 }
 
 fn ls(options: &Options, disks: &Disks, report: &mut Report) -> Result<(), String> {
-    let image = disks.crowd()?;
+    ls_on("ext4", &disks.crowd()?, options, disks, report)?;
+    for format in ["xfs", "btrfs"] {
+        ls_on(format, &disks.crowd_on(format)?, options, disks, report)?;
+    }
+    Ok(())
+}
+
+fn ls_on(
+    format: &str,
+    image: &Path,
+    options: &Options,
+    disks: &Disks,
+    report: &mut Report,
+) -> Result<(), String> {
     let (at, peer) = (disks.path("fuse"), disks.path("kernel"));
     fs::create_dir_all(&at).map_err(|e| e.to_string())?;
     let (mut cold, mut warm) = (Times::default(), Times::default());
     for _ in 0..options.rounds {
         for by in BOTH {
             forget()?;
-            let mounted = fuse::mount_view(view(&image, by)?, &at, &FuseOptions::default());
+            let mounted = fuse::mount_view(view(image, by)?, &at, &FuseOptions::default());
             let mounted = mounted.map_err(|e| e.to_string())?;
             by.times(&mut cold).push(list(&at)?);
             by.times(&mut warm).push(list(&at)?);
             drop(mounted);
         }
-        let mounted = Mount::kernel(&image, &peer, "ro")?;
+        let mounted = Mount::kernel(image, &peer, "ro")?;
         forget()?;
         cold.kernel.push(list(&peer)?);
         warm.kernel.push(list(&peer)?);
         drop(mounted);
     }
-    let others = match Mount::fuse2fs(&image, &disks.path("fuse2fs")) {
-        Some(mounted) => limited("fuse2fs", 60, "ls", &["-lR", &text(&mounted.0)]),
-        None => String::new(),
+    let other = match format {
+        "ext4" => "fuse2fs",
+        "xfs" => "xfs-fuse",
+        _ => "btrfs-fuse",
     };
-    report.times("`ls -lR` of 100,000 files in a directory, cold", &cold, &others, "≤ 1.5 × kernel");
+    forget()?;
+    let mounted = match format {
+        "ext4" => Mount::fuse2fs(image, &disks.path(other)),
+        _ => Mount::by(other, image, &disks.path(other)),
+    };
+    let others = mounted.map_or(String::new(), |mount| limited(other, 60, "ls", &["-lR", &text(&mount.0)]));
+    let name = format!("`ls -lR` of 100,000 files in a directory of {format}, cold");
+    report.times(&name, &cold, &others, "≤ 1.5 × kernel");
     report.times("the same a second time", &warm, "", "≤ 1.0 × kernel");
     Ok(())
 }
