@@ -198,6 +198,17 @@ fn random_changes_with_extents() {
 }
 
 #[test]
+fn random_changes_through_a_dirty_journal() {
+    let words = ["busy", "mke2fs", "-q", "-F", "-t", "ext4", "-J", "size=4"];
+    let Some(disk) = Disk::of(16, &words) else { return };
+    let bytes = disk.change(|top| fs::write(top.join("file"), "in the journal").unwrap());
+    let mut volume = Volume::default();
+    volume.push(&bytes);
+    assert_eq!(fuse_view::fs::open(volume.source(0)).unwrap().replay(), "replayed");
+    check(51, 16, &words);
+}
+
+#[test]
 fn random_changes_with_inline_data() {
     check(11, 16, &["mke2fs", "-q", "-F", "-t", "ext4", "-O", "inline_data"]);
 }

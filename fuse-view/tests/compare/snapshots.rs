@@ -152,7 +152,16 @@ fn tool(program: &str, args: &[&str]) -> std::result::Result<(), String> {
 /// An image that is mounted to be changed.
 pub struct Disk {
     dir: tempfile::TempDir,
-    frozen: bool,
+    taken: Taken,
+}
+
+/// When images are taken.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Taken {
+    Unmounted,
+    Frozen,
+    /// After a sync: what is new is in the log.
+    Busy,
 }
 
 impl Disk {
@@ -162,16 +171,21 @@ impl Disk {
     }
 
     /// Made by the program that `words` begin with; `words` may have `frozen` before it: then images are taken while it
-    /// is mounted and frozen, as snapshots are.
+    /// is mounted and frozen, as snapshots are; or `busy`: while it is mounted, as snapshots are that do not freeze.
     pub fn of(mib: u64, words: &[&str]) -> Option<Self> {
-        let frozen = words[0] == "frozen";
-        let (program, options) = words[usize::from(frozen)..].split_first().expect("a program");
+        let taken = match words[0] {
+            "frozen" => Taken::Frozen,
+            "busy" => Taken::Busy,
+            _ => Taken::Unmounted,
+        };
+        let words = &words[usize::from(taken != Taken::Unmounted)..];
+        let (program, options) = words.split_first().expect("a program");
         let dir = tempfile::tempdir().unwrap();
         let image = dir.path().join("image");
         fs::File::create(&image).unwrap().set_len(mib << 20).unwrap();
         fs::create_dir(dir.path().join("mnt")).unwrap();
         let made = tool(program, &[options, &[image.to_str().unwrap()]].concat());
-        let disk = Self { dir, frozen };
+        let disk = Self { dir, taken };
         if let Err(why) = made.and_then(|()| disk.mount()) {
             crate::skip::skip(&format!("needs root, loop devices and {program}: {why}"));
             return None;
@@ -204,15 +218,26 @@ impl Disk {
         self.mount().unwrap();
         let at = self.path("mnt");
         change(&at);
-        if !self.frozen {
-            self.unmount();
-            return fs::read(self.path("image")).unwrap();
+        let (at, image) = (at.to_str().unwrap(), || fs::read(self.path("image")).unwrap());
+        match self.taken {
+            Taken::Unmounted => {
+                self.unmount();
+                image()
+            }
+            Taken::Frozen => {
+                tool("fsfreeze", &["-f", at]).unwrap();
+                let bytes = image();
+                tool("fsfreeze", &["-u", at]).unwrap();
+                self.unmount();
+                bytes
+            }
+            Taken::Busy => {
+                tool("sync", &["-f", at]).unwrap();
+                let bytes = image();
+                self.unmount();
+                bytes
+            }
         }
-        tool("fsfreeze", &["-f", at.to_str().unwrap()]).unwrap();
-        let bytes = fs::read(self.path("image")).unwrap();
-        tool("fsfreeze", &["-u", at.to_str().unwrap()]).unwrap();
-        self.unmount();
-        bytes
     }
 }
 
