@@ -98,7 +98,7 @@ pub fn section(tables: &str) -> String {
         _ => ("A queue for each processor", "processors"),
     };
     format!(
-        "## {queues}\n{cpus} {processors}, and so many queues of each device, and threads of fio with the queue depth of the row each.\n\n{tables}\n"
+        "## {queues}\n{cpus} {processors}, and so many queues of each device (rublk's qcow2 has one), and threads of fio with the queue depth of the row each.\n\n{tables}\n"
     )
 }
 

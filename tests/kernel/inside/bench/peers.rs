@@ -42,11 +42,11 @@ fn ublk_devices() -> BTreeSet<PathBuf> {
     entries.filter(|path| path.to_string_lossy().starts_with("/dev/ublkb")).collect()
 }
 
-/// A device of the public crate rublk, with as many queues as ours have.
+/// A device of the public crate rublk, with as many queues as ours have; its qcow2 has one at most.
 pub fn rublk(target: &str, file: &Path, options: &[&str]) -> PathBuf {
     let before = ublk_devices();
     let program = std::env::var_os("COWSLIP_RUBLK").expect("`make bench-kernel` says where rublk is");
-    let queues = processors().to_string();
+    let queues = if target == "qcow2" { 1 } else { processors() }.to_string();
     let mut add = Command::new(program);
     add.args(["add", target, "--queue", &queues, "--file"]).arg(file).args(options);
     ended(&mut add).with(0);
