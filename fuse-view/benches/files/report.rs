@@ -58,8 +58,9 @@ impl Report {
             "Written by `make bench-files`; medians of {} rounds, in which the file view and the kernel's read-only \
              mount of the same image take turns (lowest – highest ratio of a round). Cold: the system's caches were \
              dropped before. The file view reads in a process of its own, as the agent and the commands do, and that is \
-             started within the time; what the same takes without one is beside it. Only the ratios mean something: the \
-             machine is what it is, and was shared.",
+             started within the time; what the same takes without one is beside it. Others are \
+             timed cold, too, where they are installed; xfs-fuse 0.7.1 and btrfs-fuse 0.13 come by `cargo install`, the \
+             former wants libfuse3-dev. Only the ratios mean something: the machine is what it is, and was shared.",
             options.rounds,
         );
         let page = self.0.page("Benchmarks of the file view", &intro, &[], &COLUMNS);
