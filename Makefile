@@ -11,7 +11,7 @@ DESTDIR ?=
 TARGET_DIR = $(shell $(CARGO) metadata --no-deps --format-version 1 | sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')
 
 SCRIPTS := setup/run setup/install .ci/run deploy/image fuse-view/fuzz/run fuse-view/fuzz/seeds/make $(wildcard demo/*) $(addprefix tests/kernel/,bench build debian debian-init init lib.sh rootfs run stock systemd systemd-job test) \
-	$(addprefix tests/kubernetes/,build cluster driver image images roles test)
+	$(addprefix tests/kubernetes/,build cluster driver image images on-ublk roles test)
 
 .PHONY: help
 help: ## This list

@@ -92,7 +92,7 @@ prepare_job() { # SIZE COMMAND…
     env TMPDIR=/var/tmp COWSLIP_TEST_KERNEL=1 env -0 >"$scratch/job/environment"
     pwd >"$scratch/job/directory"
     # Directories that the command may need, wherever they are.
-    printf '%s\0' "$(cd "$here/../.." && pwd)" "$PWD" "${COWSLIP_BINARIES:-$PWD}" "$HOME" "$(dirname "$1")" >"$scratch/job/shown"
+    printf '%s\0' "$(cd "$here/../.." && pwd)" "$PWD" "${COWSLIP_BINARIES:-$PWD}" "$HOME" "${XDG_CACHE_HOME:-$HOME}" "$(dirname "$1")" >"$scratch/job/shown"
     truncate -s "$size" "$scratch/tmp.img"
     mkfs.ext4 -q -F -E lazy_itable_init=1,lazy_journal_init=1 -O ^metadata_csum_seed "$scratch/tmp.img"
 }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 /// Only there so that a failure ends, on a machine however busy; no test asserts a clock.
 const PATIENCE: Duration = Duration::from_secs(600);
 
-/// The nodes, by their numbers.
+/// The nodes, by their numbers; the test kernel's cluster has the first only.
 pub const NODES: [u32; 2] = [1, 2];
 
 /// A running cluster.
@@ -32,6 +32,11 @@ impl Cluster {
             skip("no cluster runs: tests/kubernetes/test starts one, as make test-kubernetes does");
         }
         found
+    }
+
+    /// The nodes that it has.
+    fn nodes(&self) -> impl Iterator<Item = u32> {
+        NODES.into_iter().filter(|node| self.dir.join(format!("node-{node}")).is_dir())
     }
 
     /// A file of node N, by its path below its /var/lib/kubelet.
@@ -125,7 +130,7 @@ impl Cluster {
             let all = self.agent(node, &format!("{kind} list"));
             all.as_array().expect("a list").iter().map(|one| (node, one.clone())).collect::<Vec<_>>()
         };
-        NODES.into_iter().flat_map(of).collect()
+        self.nodes().flat_map(of).collect()
     }
 
     /// A figure in KiB from /proc/PID/status of the processes of node N whose command lines have these words: the largest.
