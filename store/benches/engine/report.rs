@@ -3,6 +3,10 @@
 use crate::Options;
 use crate::bench::{Table, said, spread, text};
 
+/// What else is measured, and where it stands.
+const OTHER_PAGES: &str = "Other pages: [volumes over ublk](benchmarks-kernel.md), [volumes through FUSE + loop, and PostgreSQL]\
+    (benchmarks-devices.md), [the file view](benchmarks-files.md), [Kubernetes](benchmarks-kubernetes.md).";
+
 /// A line of the table.
 pub struct Row {
     name: String,
@@ -83,7 +87,7 @@ impl Report {
         let intro = format!(
             "Written by `make bench`; {} rounds of {} s a side, the store and its peer by turns, medians \
              (lowest – highest ratio of a round; of latencies the difference). The peer is fio unless the row names it. \
-             Only the ratios mean something: the machine is what it is, and was shared.",
+             Only the ratios mean something: the machine is what it is, and was shared.\n\n{OTHER_PAGES}",
             options.all.rounds, options.seconds,
         );
         let disk = said("findmnt", &["-no", "FSTYPE,OPTIONS,SIZE", "-T", &text(&options.all.dir)]);
