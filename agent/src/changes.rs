@@ -164,6 +164,15 @@ mod tests {
         std::iter::once(range).collect()
     }
 
+    /// An empty pool, in a directory that it goes with.
+    fn pool() -> (tempfile::TempDir, Arc<Pool>) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pool");
+        Pool::init(&path, &InitOptions { size_bytes: Some(256 << 20), ..InitOptions::default() }).unwrap();
+        let pool = Pool::open(&path, &OpenOptions::default()).unwrap();
+        (dir, pool)
+    }
+
     /// A volume of which each snapshot changes some blocks, and whole states of what is looked at, by id.
     fn history(pool: &Pool) -> Vec<(u64, Vec<u8>)> {
         pool.create_volume("v", BLOCKS * BLOCK_BYTES, Labels::new()).unwrap();
@@ -186,10 +195,7 @@ mod tests {
 
     #[test]
     fn answers_together_tell_every_change_and_each_is_short() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("pool");
-        Pool::init(&path, &InitOptions { size_bytes: Some(256 << 20), ..InitOptions::default() }).unwrap();
-        let pool = Pool::open(&path, &OpenOptions::default()).unwrap();
+        let (_dir, pool) = pool();
         let states = history(&pool);
         // Two ranges with one between them that nobody asks for.
         let ends = [0..10 * BLOCK_BYTES, 12 * BLOCK_BYTES..LOOKED_AT * BLOCK_BYTES];
@@ -232,10 +238,7 @@ mod tests {
 
     #[test]
     fn what_was_deleted_is_passed_over() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("pool");
-        Pool::init(&path, &InitOptions { size_bytes: Some(256 << 20), ..InitOptions::default() }).unwrap();
-        let pool = Pool::open(&path, &OpenOptions::default()).unwrap();
+        let (_dir, pool) = pool();
         let states = history(&pool);
         let wanted = Wanted { read: one(0..LOOKED_AT * BLOCK_BYTES), watch: Vec::new() };
         let first = pool.snapshots_in_brief("v", states[0].0).unwrap();
