@@ -65,8 +65,10 @@ fn fill(api: &Api, cluster: &Cluster, side: Side, name: &str, size: &str, megaby
     api.delete(&format!("pods/{name}"));
 }
 
-/// One round: a new claim, a snapshot of `source`, a claim of it, a pod on that.
+/// One round: a new claim, a snapshot of `source`, a claim of it, a pod on that. What the round before left to be written
+/// is written first: it is no wait of this one's.
 fn round(api: &Api, side: Side, source: &str, size: &str, waits: &mut Waits) {
+    std::process::Command::new("sync").status().expect("sync runs");
     let is_bound = |claim: &Value| claim["status"]["phase"] == "Bound";
     waits.bound.push(api.timed(&claimed(claim("new", size), side), is_bound));
     let cut = with_class(snapshot("cut", source), side);

@@ -12,6 +12,7 @@ pub mod fuse_loop;
 pub mod holder;
 pub mod links;
 pub mod mounts;
+mod queue;
 mod sys;
 pub mod transport;
 pub mod ublk;

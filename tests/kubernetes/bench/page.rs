@@ -19,6 +19,10 @@ fn read(path: &str) -> String {
     std::fs::read_to_string(path).unwrap_or_default().trim().to_owned()
 }
 
+fn shown(call: &Call, percent: usize) -> String {
+    call.percentile_ms(percent).map_or_else(|| "–".to_owned(), |ms| format!("{ms:.1}"))
+}
+
 impl Page {
     pub fn new(rounds: u32) -> Self {
         let cpu = read("/proc/cpuinfo");
@@ -50,7 +54,7 @@ impl Page {
     pub fn waits(&mut self, what: &str, ours: &[f64], theirs: &[f64], large: &[f64]) {
         let (ours, theirs, large) = (median(ours), median(theirs), median(large));
         self.line(format_args!(
-            "| {what} | {ours:.2} | {theirs:.2} | **{:.1}** | 1.0 | {large:.2} | **{:.2}** | 1.1 |",
+            "| {what} | {ours:.3} | {theirs:.3} | **{:.2}** | 1.0 | {large:.3} | **{:.2}** | 1.1 |",
             theirs / ours,
             large / ours
         ));
@@ -65,18 +69,19 @@ impl Page {
 
     pub fn calls(&mut self, ours: &[Call], theirs: &[Call]) {
         self.line(format_args!(
-            "\nEach call alone, milliseconds, of 100 (host-path makes no file systems and no devices):\n"
+            "\nEach call alone, milliseconds, of 100 or 200 (host-path makes no file systems and no devices; –: it does not \
+             offer the call):\n"
         ));
         self.line(format_args!("| call | cowslip p50 | p99 | host-path p50 | p99 |\n|---|---|---|---|---|"));
         for (our, their) in ours.iter().zip(theirs) {
             assert_eq!(our.name, their.name);
             self.line(format_args!(
-                "| {} | {:.1} | {:.1} | {:.1} | {:.1} |",
+                "| {} | {} | {} | {} | {} |",
                 our.name,
-                our.percentile_ms(50),
-                our.percentile_ms(99),
-                their.percentile_ms(50),
-                their.percentile_ms(99)
+                shown(our, 50),
+                shown(our, 99),
+                shown(their, 50),
+                shown(their, 99)
             ));
         }
     }

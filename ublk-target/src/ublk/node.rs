@@ -1,8 +1,8 @@
 //! The block device in /dev and /sys, and what udev is told about it.
 
 use super::control::kernel;
-use crate::VolumeKey;
 use crate::error::{Context, Error, Result};
+use crate::{VolumeKey, queue};
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
@@ -83,9 +83,7 @@ impl Node {
 
     /// The disk below has its own order: a scheduler only adds latency.
     pub(super) fn tune(self) {
-        if let Err(error) = fs::write(self.sys("queue/scheduler"), "none") {
-            tracing::debug!(device = self.0, %error, "the scheduler stays");
-        }
+        queue::set(&self.sys("queue/scheduler"), "none");
     }
 }
 
