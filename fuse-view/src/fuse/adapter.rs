@@ -59,7 +59,8 @@ impl Adapter {
         let ids = Ids::new(tree.root());
         let open = RwLock::new(HashMap::new());
         let next_handle = AtomicU64::new(1);
-        Self { tree, ids, owners, notifier, open, next_handle, ahead: ReadAhead::default() }
+        let ahead = ReadAhead::new(tree.clone());
+        Self { tree, ids, owners, notifier, open, next_handle, ahead }
     }
 
     fn node(&self, id: INodeNo) -> Result<Node, Errno> {
@@ -160,7 +161,7 @@ impl Adapter {
         };
         let Some(mut cookie) = Self::list_dots(offset, add_dot) else { return Ok(()) };
         loop {
-            let mut ahead = self.ahead.take(&*self.tree, dir, cookie).map_err(errno)?;
+            let mut ahead = self.ahead.take(dir, cookie).map_err(errno)?;
             let Some((entry, _)) = ahead.entries.back() else { return Ok(()) };
             cookie = entry.cookie;
             while let Some((entry, attr)) = ahead.entries.pop_front() {

@@ -17,6 +17,7 @@ mod comparisons;
 mod hook;
 mod inside;
 mod process;
+mod recent;
 mod remote;
 mod sandbox;
 mod sys;

@@ -3,13 +3,13 @@
 use super::{
     Reader,
     process::Host,
+    recent::Recent,
     wire::{About, Call, Content, Found, Listed, Part, plain},
 };
 use crate::{
     Attr, BlockRead, DirEntry, Error, Extent, FsView, Ino, Result, StatFs, view::Listing, walk::is_plain_name,
 };
 use parking_lot::Mutex;
-use quick_cache::sync::Cache;
 use std::{
     io,
     ops::Range,
@@ -19,8 +19,8 @@ use std::{
     },
 };
 
-/// Files of one file system whose attributes are remembered. Whoever lists a directory asks for them right after.
-const KNOWN_FILES: usize = 8 << 10;
+/// Files of one file system whose attributes are surely remembered. Whoever lists a directory asks for them right after.
+const KNOWN_FILES: usize = 4 << 10;
 /// What formats are called.
 const FORMATS: [&str; 6] = ["ext2", "ext3", "ext4", "xfs", "btrfs", "vfat"];
 
@@ -92,7 +92,7 @@ impl Host for &Source {
 pub struct RemoteView {
     source: Source,
     about: About,
-    known: Cache<Ino, Known>,
+    known: Recent<Ino, Known>,
 }
 
 /// What is known of a file. It never changes.
@@ -109,7 +109,7 @@ impl RemoteView {
         for text in [&mut about.format, &mut about.label, &mut about.replay] {
             *text = plain(text);
         }
-        Self { source, about, known: Cache::new(KNOWN_FILES) }
+        Self { source, about, known: Recent::new(KNOWN_FILES) }
     }
 
     fn ask<T: serde::de::DeserializeOwned>(&self, call: Call) -> Result<T> {
@@ -150,12 +150,12 @@ impl FsView for RemoteView {
     fn list(&self, dir: Ino, cookie: u64, max: usize) -> Result<Listing> {
         let listed: Listed = self.ask(Call::List { dir, cookie, max })?;
         let entries = listed.entries.into_iter().take(max).filter(|(entry, ..)| is_plain_name(&entry.name));
-        let entries = entries.map(|(entry, attr, bare)| {
-            if let Ok(attr) = &attr {
-                self.known.insert(entry.ino, Known { attr: attr.clone(), bare });
-            }
-            (entry, attr.map_err(Error::from))
-        });
+        let entries: Vec<_> = entries.collect();
+        self.known.extend(entries.iter().filter_map(|(entry, attr, bare)| {
+            let attr = attr.as_ref().ok()?.clone();
+            Some((entry.ino, Known { attr, bare: *bare }))
+        }));
+        let entries = entries.into_iter().map(|(entry, attr, _)| (entry, attr.map_err(Error::from)));
         Ok(Listing { entries: entries.collect(), end: listed.end })
     }
 
