@@ -57,6 +57,7 @@ fn read(options: &Options, rig: &Rig) -> Result<f64, String> {
         bytes: 1 << 20,
         depth: 4,
         flush: false,
+        latency: false,
         time,
         requests: u64::MAX,
     };
@@ -77,6 +78,7 @@ fn age(rig: &mut Rig) -> Result<(), String> {
             bytes: BLOCK,
             depth: 32,
             flush: false,
+            latency: false,
             time: Duration::from_secs(600),
             requests: PASSES * (VOLUME / BLOCK) / SNAPSHOTS,
         };

@@ -105,6 +105,7 @@ impl Job {
             bytes: self.bytes,
             depth: self.depth,
             flush: false,
+            latency: false,
             time,
             requests: self.requests,
         }
