@@ -17,7 +17,7 @@ use std::time::Duration;
 const NODE: u32 = 1;
 
 /// How often a round repeats what takes milliseconds: there a median of a few would be chance.
-const AGAIN: usize = 5;
+const AGAIN: usize = 3;
 
 /// One of the two drivers.
 #[derive(Clone, Copy)]
