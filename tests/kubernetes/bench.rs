@@ -11,7 +11,6 @@ use api::Api;
 use integration_tests::times;
 use page::Page;
 use serde_json::Value;
-use std::time::Duration;
 
 /// The node that all is on.
 const NODE: u32 = 1;
@@ -136,7 +135,6 @@ fn beside_host_path() {
         round(&api, OURS, "source-cowslip", "1Gi", &mut ours);
         round(&api, THEIRS, "source-hostpath", "1Gi", &mut theirs);
         round(&api, OURS, "source-large", "10Gi", &mut large);
-        std::thread::sleep(Duration::from_millis(200));
     }
     let mut page = Page::new(rounds);
     page.waits("claim → Bound", &ours.bound, &theirs.bound, &large.bound);

@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 /// How often it is asked: far shorter than what is measured.
 const PAUSE: Duration = Duration::from_millis(5);
+/// What the last object's deletion leaves to do, for either driver, is done by then.
+const REST: Duration = Duration::from_millis(500);
 
 pub struct Api {
     socket: PathBuf,
@@ -84,6 +86,7 @@ impl Api {
     /// Makes an object; seconds until it is as it should be.
     pub fn timed(&self, object: &Value, is: impl Fn(&Value) -> bool) -> f64 {
         let name = format!("{}/{}", plural(object), object["metadata"]["name"].as_str().expect("a name"));
+        std::thread::sleep(REST);
         let started = Instant::now();
         self.create(object);
         self.until(&name, is);
