@@ -56,11 +56,12 @@ fn main() -> std::process::ExitCode {
     bench::main(|| {
         let options = options()?;
         let mut report = Report::new(&options);
+        // First: what others leave to the process would be taken for nothing.
+        memory::run(&options, &mut report)?;
         null::run(&options, &mut report);
         jobs::run(&options, &mut report)?;
         qcow2::run(&options, &mut report)?;
         ageing::run(&options, &mut report)?;
-        memory::run(&options, &mut report)?;
         instructions::run(&options, &mut report)?;
         report.finish(&options)
     })
