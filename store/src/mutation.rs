@@ -23,6 +23,10 @@ macro_rules! mutations {
 }
 
 mutations! {
+    NoLock "no-lock" "H1" "files" "h1_one_owner_at_a_time"
+        "The pool is opened without its lock.";
+    PageCache "page-cache" "H3" "files" "h3_no_write_waits_for_the_page_cache"
+        "The pool is written through the host's page cache.";
     OneSync "one-sync" "H2, H8" "crash" "nothing_acknowledged_is_lost"
         "A flush writes the records before the data is synced, and syncs once.";
     RecordBeforeData "record-before-data" "H2, H8" "queue" "what_was_flushed_survives_power_loss_in_any_order"
@@ -73,6 +77,8 @@ mutations! {
         "A block keeps its checksum when it is dropped.";
     EarlySeal "early-seal" "H26" "integrity" "h26_"
         "A block counts as sealed before its checksum is written.";
+    TwoTruths "two-truths" "H27" "crash" "nothing_acknowledged_is_lost"
+        "A new volume is in memory, and in the log only by the next checkpoint.";
     ShrinkingRollback "shrinking-rollback" "H28" "hazards" "h28_"
         "A rollback gives the volume its old size.";
     NoRangeExclusion "no-range-exclusion" "H29" "hazards" "h29_"
@@ -81,6 +87,8 @@ mutations! {
         "Segments count as held by the host although it refused them.";
     EarlyPunch "early-punch" "H18, H31" "crash" "nothing_acknowledged_is_lost"
         "Space goes back to the host before the checkpoint that gives it up is durable.";
+    SplitDiscard "split-discard" "H35" "hazards" "h35_"
+        "A discard takes a record for each leaf, whatever is there.";
     BlindOrder "blind-order" "H36" "ordering" "h36_"
         "Blocks are put in order although they were written meanwhile.";
     NoNodePromise "no-node-promise" "H32, H33" "hazards" "h32_"

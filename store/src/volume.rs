@@ -6,10 +6,12 @@
 mod write;
 
 use crate::core::{Cell, Change, Core, Need};
+use crate::format::node::LEAF_ENTRIES;
 use crate::gate::Gate;
 use crate::io::port::{block_on, ready};
 use crate::io::{AlignedBuf, Io, Sink, Source};
 use crate::memtable::{Target, touched};
+use crate::mutation::Mutation;
 use crate::types::{BLOCK, VolumeId, mem};
 use crate::{BLOCK_BYTES, Error, Result};
 use parking_lot::RwLock;
@@ -215,6 +217,16 @@ impl<I: Io> VolumeIo<'_, I> {
     }
 
     async fn unmap(&self, blocks: Range<u64>) -> Result<()> {
+        if Mutation::SplitDiscard.on() {
+            for first in blocks.clone().step_by(mem(LEAF_ENTRIES)) {
+                self.unmap_at_once(first..(first + LEAF_ENTRIES).min(blocks.end)).await?;
+            }
+            return Ok(());
+        }
+        self.unmap_at_once(blocks).await
+    }
+
+    async fn unmap_at_once(&self, blocks: Range<u64>) -> Result<()> {
         if blocks.start >= blocks.end {
             return Ok(());
         }
@@ -227,7 +239,7 @@ impl<I: Io> VolumeIo<'_, I> {
         let io = core.epochs.begin();
         let head = v.head.read().clone();
         let place = core.place(self.io, &head, blocks.start, n).await?;
-        if place.data.is_none() && place.len == n {
+        if place.data.is_none() && place.len == n && !Mutation::SplitDiscard.on() {
             return Ok(());
         }
         let hole = Change { l: blocks.start, n, target: Target::Hole };

@@ -1,6 +1,11 @@
 //! Pools on real files: made, refused, locked, full, reopened.
 
+#[path = "../../tests/skip.rs"]
+mod skip;
+
 use std::fs;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use store::{ErrorKind, InitOptions, Labels, OpenOptions, Pool, Recovery};
 
@@ -72,6 +77,37 @@ fn h1_one_owner_at_a_time() {
     pool.create_volume("last", 4096, Labels::new()).expect("creates");
     drop(pool);
     assert_eq!(waiter.join().expect("ends"), 1, "the waiter read the pool after its owner was gone");
+}
+
+/// H3: the pool is written past the page cache, and the ring is memory that stays: no write of the pool waits for
+/// pages that only a write of the pool can clean.
+#[test]
+fn h3_no_write_waits_for_the_page_cache() {
+    let Some(ring) = ring_dir() else { return skip::skip("no tmpfs at /dev/shm to put a ring on") };
+    // Not on a tmpfs, which has nothing but pages.
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("makes a directory");
+    Pool::init(dir.path(), &options(64 << 20)).expect("makes a pool");
+    let open = OpenOptions { ring_dir: Some(ring.path().into()), ..OpenOptions::default() };
+    let pool = Pool::open(dir.path(), &open).expect("opens");
+    pool.create_volume("v", 1 << 20, Labels::new()).expect("creates");
+    let volume = pool.open_volume("v").expect("opens");
+
+    let descriptor = volume.descriptor().expect("a pool on a file has one").as_raw_fd();
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{descriptor}")).expect("tells");
+    let flags = info.lines().find_map(|line| line.strip_prefix("flags:")).expect("has flags").trim();
+    let flags = i32::from_str_radix(flags, 8).expect("octal");
+    assert_ne!(flags & libc::O_DIRECT, 0, "{info}");
+
+    // `lo` among the flags of the mapping: locked (proc_pid_smaps(5)).
+    let maps = fs::read_to_string("/proc/self/smaps").expect("tells");
+    let place = ring.path().to_str().expect("UTF-8");
+    let mut mapping = maps.lines().skip_while(|line| !line.contains(place));
+    let flags = mapping.find_map(|line| line.strip_prefix("VmFlags:")).expect("the ring is mapped");
+    let locked = flags.split(' ').any(|flag| flag == "lo");
+    if !locked && fs::metadata("/proc/self").expect("is there").uid() != 0 {
+        return skip::skip("this user may not lock as much memory as a ring takes (ulimit -l)");
+    }
+    assert!(locked, "the ring can be paged out: {flags}");
 }
 
 #[test]

@@ -6,6 +6,7 @@
 #![allow(unsafe_code)] // flock, fallocate, fstatfs and ioctl have no safe wrapper in std
 
 use super::{AlignedBuf, BlockDev, buffer};
+use crate::mutation::Mutation;
 use crate::{Error, Result};
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -42,7 +43,7 @@ pub fn resolve(path: &Path) -> PathBuf {
 
 fn open_direct(path: &Path, write: bool, extra: i32) -> io::Result<File> {
     let open = |direct| OpenOptions::new().read(true).write(write).custom_flags(direct | extra).open(path);
-    match open(libc::O_DIRECT) {
+    match open(if Mutation::PageCache.on() { 0 } else { libc::O_DIRECT }) {
         // Some file systems (old tmpfs) have no direct I/O.
         Err(e) if e.raw_os_error() == Some(libc::EINVAL) => open(0),
         other => other,
@@ -53,6 +54,9 @@ fn open_direct(path: &Path, write: bool, extra: i32) -> io::Result<File> {
 const LOCK_POLL: Duration = Duration::from_millis(1);
 
 fn flock(file: &File, lock: Lock) -> io::Result<()> {
+    if Mutation::NoLock.on() {
+        return Ok(());
+    }
     let op = if lock == Lock::Shared { libc::LOCK_SH } else { libc::LOCK_EX };
     loop {
         // SAFETY: the descriptor is open; flock touches no memory.

@@ -8,6 +8,7 @@ use crate::core::Core;
 use crate::format::record::{CutEntry, Record};
 use crate::io::port::block_on;
 use crate::log::Log;
+use crate::mutation::Mutation;
 use crate::snapshot::Snapshot;
 use crate::types::{BLOCK_BYTES, Epoch, MAX_VOLUME_BYTES, VersionId, VolumeId};
 use crate::volume::Volume;
@@ -106,7 +107,11 @@ impl Core {
 
     fn apply_reserved(&self, record: &Record) -> Result<()> {
         let _alone = self.commit.write();
-        self.log.append(std::slice::from_ref(record));
+        if Mutation::TwoTruths.on() && matches!(record, Record::Create { .. }) {
+            self.log.unreserve(Log::frame_len(record));
+        } else {
+            self.log.append(std::slice::from_ref(record));
+        }
         let done = perform(&mut self.catalog.lock(), &mut self.cells.write(), record);
         if let Err(e) = &done {
             // The log has it and memory does not.
