@@ -31,6 +31,8 @@ mutations! {
         "A flush writes the records before the data is synced, and syncs once.";
     RecordBeforeData "record-before-data" "H2, H8" "queue" "what_was_flushed_survives_power_loss_in_any_order"
         "A sync lets the records of writes that ended while it ran be written, too.";
+    ReissuedFree "reissued-free" "H6" "hazards" "h6_"
+        "A discard that comes again frees what the first one freed.";
     JoinRunningSync "join-running-sync" "H10" "ordering" "h10_"
         "A flush is answered by a sync that began before it.";
     IgnoreFailedSync "ignore-failed-sync" "H11" "hazards" "h11_"
