@@ -67,8 +67,8 @@ fn fill(api: &Api, cluster: &Cluster, side: Side, name: &str, size: &str, megaby
     api.delete(&format!("pods/{name}"));
 }
 
-/// One round: new claims, a snapshot of `source`, a claim of it, pods on that, one after another. What the round before left to be written
-/// is written first: it is no wait of this one's.
+/// One round: new claims, a snapshot of `source`, a claim of it, pods on that, one after another. What the round before
+/// left to be written is written first: it is no wait of this one's.
 fn round(api: &Api, side: Side, source: &str, size: &str, waits: &mut Waits) {
     std::process::Command::new("sync").status().expect("sync runs");
     let is_bound = |claim: &Value| claim["status"]["phase"] == "Bound";

@@ -128,8 +128,12 @@ impl Driver {
         self.restore(&snapshot, n).await;
         let uncut = csi::DeleteSnapshotRequest { snapshot_id: snapshot, ..Default::default() };
         self.calls.time("DeleteSnapshot", self.controller.delete_snapshot(uncut)).await;
-        let delete = csi::DeleteVolumeRequest { volume_id: id, ..Default::default() };
-        self.calls.time("DeleteVolume", self.controller.delete_volume(delete)).await;
+        self.delete(id).await;
+    }
+
+    async fn delete(&mut self, volume_id: String) {
+        let request = csi::DeleteVolumeRequest { volume_id, ..Default::default() };
+        self.calls.time("DeleteVolume", self.controller.delete_volume(request)).await;
     }
 
     async fn look(&mut self, id: &str, capability: &csi::VolumeCapability) {
@@ -257,14 +261,14 @@ impl Driver {
     }
 
     async fn restore(&mut self, snapshot: &str, n: u32) {
-        let Self { calls, controller, .. } = self;
         let request = csi::CreateVolumeRequest {
             volume_content_source: from_snapshot(snapshot),
             ..volume(&format!("bench-restored-{n}"), 16 << 20, mount("ext4"))
         };
-        let made = calls.time("CreateVolume of a snapshot", controller.create_volume(request)).await;
-        let Some(made) = made.and_then(|made| made.volume) else { return };
-        let delete = csi::DeleteVolumeRequest { volume_id: made.volume_id, ..Default::default() };
-        calls.time("DeleteVolume", controller.delete_volume(delete)).await;
+        let made =
+            self.calls.time("CreateVolume of a snapshot", self.controller.create_volume(request)).await;
+        if let Some(made) = made.and_then(|made| made.volume) {
+            self.delete(made.volume_id).await;
+        }
     }
 }
