@@ -3,9 +3,12 @@
 use crate::v1::agent_client::AgentClient;
 use crate::{Error, ErrorKind, Result};
 use hyper_util::rt::TokioIo;
+use rustix::event::{PollFd, PollFlags, Timespec};
 use std::io;
 use std::ops::{Deref, DerefMut};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tower::service_fn;
@@ -15,8 +18,14 @@ const MAX_ANSWER_BYTES: usize = 256 << 20;
 
 /// A connection to the agent. Dereferences to the generated client, which has one method per call;
 /// turn a failed call's status into [`Error`] with `?` or `Error::from`.
+///
+/// It is one connection to one agent: when that has ended every call fails, so that what was learnt of the agent,
+/// as of its pool, stays true of each answer.
 #[derive(Debug, Clone)]
-pub struct Client(AgentClient<Channel>);
+pub struct Client {
+    agent: AgentClient<Channel>,
+    socket: Arc<OwnedFd>,
+}
 
 impl Client {
     /// Connects to the agent at `socket`.
@@ -25,40 +34,41 @@ impl Client {
     /// [`ErrorKind::Unreachable`] if nobody listens there, [`ErrorKind::Denied`] if the caller may
     /// not open the socket.
     pub async fn connect(socket: &Path) -> Result<Self> {
-        // The first connection is made here and not inside the channel, which wraps what the
+        // The connection is made here and not inside the channel, which wraps what the
         // system says about the socket in errors of its own.
-        let first = UnixStream::connect(socket).await.map_err(|e| unreachable(socket, &e))?;
-        let mut first = Some(first);
-        let path = socket.to_path_buf();
+        let stream = UnixStream::connect(socket).await.map_err(|e| unreachable(socket, &e))?;
+        let watched = stream.as_fd().try_clone_to_owned().map_err(|e| unreachable(socket, &e))?;
+        let mut stream = Some(TokioIo::new(stream));
         let connector = service_fn(move |_: Uri| {
-            let (first, path) = (first.take(), path.clone());
-            async move {
-                let stream = match first {
-                    Some(stream) => stream,
-                    None => UnixStream::connect(path).await?,
-                };
-                Ok::<_, io::Error>(TokioIo::new(stream))
-            }
+            std::future::ready(stream.take().ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected)))
         });
         // A URI is demanded but never resolved.
         let channel = Endpoint::from_static("http://agent")
             .connect_with_connector(connector)
             .await
             .map_err(|e| unreachable(socket, &io::Error::other(e)))?;
-        Ok(Self(AgentClient::new(channel).max_decoding_message_size(MAX_ANSWER_BYTES)))
+        let agent = AgentClient::new(channel).max_decoding_message_size(MAX_ANSWER_BYTES);
+        Ok(Self { agent, socket: Arc::new(watched) })
+    }
+
+    /// Whether the agent still holds its end.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        let mut end = [PollFd::new(&self.socket, PollFlags::RDHUP)];
+        matches!(rustix::event::poll(&mut end, Some(&Timespec::default())), Ok(0))
     }
 }
 
 impl Deref for Client {
     type Target = AgentClient<Channel>;
     fn deref(&self) -> &Self::Target {
-        &self.0
+        &self.agent
     }
 }
 
 impl DerefMut for Client {
     fn deref_mut(&mut self) -> &mut Self::Target {
-        &mut self.0
+        &mut self.agent
     }
 }
 

@@ -1,9 +1,10 @@
-//! The agent, as the services see it: a connection for each call, objects by their ids, errors as CSI knows them.
+//! The agent, as the services see it: a connection that is kept, objects by their ids, errors as CSI knows them.
 
 use crate::checks::shown;
 use crate::ids::{Host, Id, Kind};
 use api::v1::{FindSnapshotsRequest, FindVolumesRequest, GetStatusRequest, Snapshot, Volume};
 use api::{Client, Error, ErrorKind};
+use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,6 +16,8 @@ pub struct Agent {
     socket: Arc<PathBuf>,
     /// Name of the node.
     node: Arc<str>,
+    /// The connection of the last call: to make one and to learn whose pool it leads to costs more than most calls.
+    kept: Arc<Mutex<Option<Connection>>>,
 }
 
 /// An agent that answers.
@@ -24,8 +27,6 @@ pub struct Connection {
     pub client: Client,
     /// Its pool.
     pub host: Host,
-    /// What it told of itself.
-    pub status: api::v1::Status,
 }
 
 /// Where an id leads.
@@ -42,7 +43,7 @@ pub enum Found<T> {
 impl Agent {
     /// The agent of the node called `node`, at `socket`.
     pub fn new(socket: PathBuf, node: &str) -> Self {
-        Self { socket: Arc::new(socket), node: node.into() }
+        Self { socket: Arc::new(socket), node: node.into(), kept: Arc::default() }
     }
 
     /// Its socket.
@@ -55,21 +56,39 @@ impl Agent {
         &self.node
     }
 
-    /// Connects.
+    /// Connects, unless an earlier call did and the agent is still the same.
     ///
     /// # Errors
     /// `UNAVAILABLE` if it does not answer.
     pub async fn connect(&self) -> Result<Connection, Status> {
+        let kept = self.kept.lock().clone();
+        if let Some(kept) = kept.filter(|kept| kept.client.is_connected()) {
+            return Ok(kept);
+        }
         let mut client = Client::connect(&self.socket).await.map_err(status)?;
-        let told = client.get_status(GetStatusRequest {}).await.map_err(foreign)?.into_inner();
+        let told = ask_status(&mut client).await?;
         let pool = told.pool.as_ref().map_or("", |pool| pool.id.as_str());
         let host = Host::parse(pool)
             .ok_or_else(|| Status::unavailable(format!("the agent's pool has no id: {}", shown(pool))))?;
-        Ok(Connection { client, host, status: told })
+        let made = Connection { client, host };
+        *self.kept.lock() = Some(made.clone());
+        Ok(made)
     }
 }
 
+async fn ask_status(client: &mut Client) -> Result<api::v1::Status, Status> {
+    Ok(client.get_status(GetStatusRequest {}).await.map_err(foreign)?.into_inner())
+}
+
 impl Connection {
+    /// What the agent tells of itself.
+    ///
+    /// # Errors
+    /// Those of the agent.
+    pub async fn status(&mut self) -> Result<api::v1::Status, Status> {
+        ask_status(&mut self.client).await
+    }
+
     /// The id of a volume here.
     pub fn volume_id(&self, number: u64) -> String {
         Id { host: self.host, kind: Kind::Volume, number }.to_string()

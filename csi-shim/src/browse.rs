@@ -64,7 +64,7 @@ pub async fn publish(
             shown(namespace)
         ))
     })?;
-    let tree = agent.status.agent.and_then(|agent| agent.snapshots_dir).ok_or_else(|| {
+    let tree = agent.status().await?.agent.and_then(|agent| agent.snapshots_dir).ok_or_else(|| {
         Status::failed_precondition("the agent shows no snapshots: `cowslip status` on the node says why")
     })?;
     let from = Path::new(&tree).join(&volume.name);

@@ -99,7 +99,7 @@ pub async fn capacity(
     if !possible {
         return Ok(none);
     }
-    let pool = agent.connect().await?.status.pool.unwrap_or_default();
+    let pool = agent.connect().await?.status().await?.pool.unwrap_or_default();
     let free = if pool.state == "failed" { 0 } else { pool.free_bytes };
     Ok(csi::GetCapacityResponse { available_capacity: convert::bytes(free), ..none })
 }

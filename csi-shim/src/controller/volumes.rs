@@ -13,7 +13,6 @@ use crate::ids::hash_of_name;
 use crate::labels;
 use crate::parameters::{Class, Parameters, hash_of};
 use api::v1::{ProvisionVolumeRequest, ResizeVolumeRequest, Volume, provision_volume_request};
-use api::{Error, ErrorKind};
 use std::collections::HashMap;
 use tonic::Status;
 
@@ -96,9 +95,13 @@ pub async fn create(
         return Err(elsewhere(format!("the volume may not be on node {}", agent.node())));
     }
     let mut connection = agent.connect().await?;
-    let made = match find(&mut connection, &wanted).await? {
-        Some(made) => complete(&mut connection, made).await?,
-        None => provision(&mut connection, &wanted).await?,
+    let made = match provision(&mut connection, &wanted).await {
+        Ok(made) => made,
+        // Whatever the reason: what an earlier call made is the answer, even if its source has gone since.
+        Err(refused) => match find(&mut connection, &wanted).await? {
+            Some(made) => complete(&mut connection, made).await?,
+            None => return Err(refused),
+        },
     };
     let volume = convert::volume(&connection, &made, agent.node());
     Ok(csi::CreateVolumeResponse { volume: Some(volume) })
@@ -170,15 +173,7 @@ async fn provision(agent: &mut Connection, wanted: &Wanted) -> Result<Volume, St
         source,
         freeze: wanted.parameters.freeze().into(),
     };
-    match agent.client.provision_volume(request).await.map_err(Error::from) {
-        Ok(made) => Ok(made.into_inner()),
-        // A call that nobody waits for any more has made it meanwhile.
-        Err(error) if error.kind == ErrorKind::Exists => match find(agent, wanted).await? {
-            Some(made) => complete(agent, made).await,
-            None => Err(crate::agent::status(error)),
-        },
-        Err(error) => Err(crate::agent::status(error)),
-    }
+    Ok(agent.client.provision_volume(request).await.map_err(foreign)?.into_inner())
 }
 
 fn source_here<T>(found: Found<T>, what: &str, id: &str) -> Result<T, Status> {
