@@ -12,6 +12,7 @@ pub mod fuse;
 pub mod history;
 pub mod listing;
 pub mod memo;
+mod near;
 pub mod overlay;
 pub mod restore;
 pub mod source;

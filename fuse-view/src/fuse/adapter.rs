@@ -2,7 +2,7 @@
 
 use super::{ahead::ReadAhead, ids::Ids, owners::Owners};
 use crate::{
-    Attr, Error, FileKind, Result as TreeResult, Timestamp,
+    Attr, Error, FileKind, Result as TreeResult, Timestamp, near,
     tree::{Lifetime, Node, OpenFile, Tree, TreeEntry},
     walk::is_plain_name,
 };
@@ -30,6 +30,8 @@ use std::{
 const MAX_READ_BYTES: u32 = 1024 * 1024;
 /// Requests of read-ahead that the kernel may have under way.
 const MAX_BACKGROUND: u16 = 64;
+/// Of no more data a program waits for the answer rather than for the copy.
+const SMALL_READ_BYTES: u32 = 16 * 1024;
 /// Entries taken from a directory at once while filling a reply.
 const BATCH: usize = 64;
 /// A name that never changes.
@@ -250,6 +252,7 @@ impl Filesystem for Adapter {
     }
 
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        near::asked_by(request.pid());
         match self.look_up(request, parent, name) {
             Ok((node, attr)) => reply.entry(&self.ttl(node), &attr, Generation(0)),
             Err(Errno::ENOENT) if self.node(parent).is_ok_and(|dir| self.ttl(dir) == FOREVER) => {
@@ -264,7 +267,8 @@ impl Filesystem for Adapter {
         self.ids.forget(id, lookups);
     }
 
-    fn getattr(&self, _request: &Request, id: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
+    fn getattr(&self, request: &Request, id: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
+        near::asked_by(request.pid());
         let found = self.node(id).and_then(|node| Ok((node, self.tree.attr(node).map_err(errno)?)));
         match found {
             Ok((node, attr)) => reply.attr(&self.ttl(node), &self.shown(&attr, id)),
@@ -279,7 +283,8 @@ impl Filesystem for Adapter {
         }
     }
 
-    fn open(&self, _request: &Request, id: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+    fn open(&self, request: &Request, id: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        near::asked_by(request.pid());
         if self.tree.is_static() {
             // Nothing to keep open: the kernel need not ask again.
             return reply.error(Errno::ENOSYS);
@@ -294,7 +299,7 @@ impl Filesystem for Adapter {
 
     fn read(
         &self,
-        _request: &Request,
+        request: &Request,
         id: INodeNo,
         handle: FileHandle,
         offset: u64,
@@ -303,6 +308,11 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        if size > SMALL_READ_BYTES {
+            near::anywhere();
+        } else {
+            near::asked_by(request.pid());
+        }
         let file = match self.file(id, handle) {
             Ok(file) => file,
             Err(error) => return reply.error(error),
@@ -350,6 +360,7 @@ impl Filesystem for Adapter {
     }
 
     fn opendir(&self, request: &Request, id: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        near::asked_by(request.pid());
         if self.tree.is_static() {
             // The kernel caches all directories then.
             return reply.error(Errno::ENOSYS);
@@ -385,12 +396,13 @@ impl Filesystem for Adapter {
 
     fn readdirplus(
         &self,
-        _request: &Request,
+        request: &Request,
         id: INodeNo,
         _handle: FileHandle,
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
+        near::asked_by(request.pid());
         match self.list_plus(id, offset, &mut reply) {
             Ok(()) => reply.ok(),
             Err(error) => reply.error(error),
@@ -427,6 +439,7 @@ impl Filesystem for Adapter {
     }
 
     fn getxattr(&self, request: &Request, id: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        near::asked_by(request.pid());
         send_xattr(self.visible_xattr(request, id, name), size, reply);
     }
 

@@ -109,6 +109,8 @@ impl Process {
             descriptors.extend(of_worker);
         }
         descriptors.extend(super::inside::scratch_file().map(OwnedFd::from));
+        // A process has its parent's processors and policy of scheduling.
+        crate::near::anywhere();
         let child = Command::new(&options.program)
             .arg0(format!("cowslip-view {label}")) // for whoever lists processes
             .arg(ARGUMENT)
