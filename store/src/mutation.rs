@@ -49,6 +49,8 @@ mutations! {
         "A record in the ring counts although its checksum is wrong.";
     RewrittenTail "rewritten-tail" "H13" "crash" "nothing_acknowledged_is_lost"
         "A log block that is not full is written again with the next records.";
+    StaleTail "stale-tail" "H14" "ordering" "h14_"
+        "A log block counts whatever lies before it, and whoever wrote it.";
     InPlaceAtomic "in-place-atomic" "H15" "hazards" "h15_"
         "Blocks of an atomic volume are overwritten in place.";
     UncheckedNode "unchecked-node" "H16" "bad_pools" "a_flipped_bit_in_metadata_is_told_or_harmless"

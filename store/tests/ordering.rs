@@ -11,8 +11,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant};
+use store::format::log::PAYLOAD;
 use store::io::BlockDev;
 use store::io::sim::{Request, SimDev, Survival};
+use store::log::writer::MAP_FRAME;
 use store::{Consistency, Labels, Pool, SnapshotSpec, Volume, check_device};
 
 /// Time in which a thread that nothing holds up does its harm.
@@ -249,14 +251,34 @@ fn h22_a_merge_knows_how_far_a_deletion_is() {
 /// Mappings that one flush writes: three blocks of the log.
 const RECORDS: u64 = 250;
 
+/// Mappings that fill two blocks of the log to the last byte.
+const TWO_BLOCKS: u64 = 2 * PAYLOAD as u64 / MAP_FRAME;
+const _: () = assert!(TWO_BLOCKS * MAP_FRAME == 2 * PAYLOAD as u64);
+
 /// H13, H14: the first block of a flush is torn, the ones behind it are whole. The next owner writes over the first
-/// one; what follows stays dead.
+/// one; what follows stays dead, also where its place in the stream is the very one that comes next.
 #[test]
 fn h14_whole_blocks_behind_a_torn_one_stay_dead() {
+    for next_owner in [1, TWO_BLOCKS] {
+        let mut w = world_with_a_torn_flush();
+        let v = w.pool().open_volume("v").expect("opens");
+        let wrote: Vec<u64> = (0..next_owner).map(|i| 1024 + i * 2).collect();
+        wrote.iter().for_each(|l| write(&v, *l, 0x22).expect("writes"));
+        v.flush().expect("flushes");
+        drop(v);
+        w.stop(harness::End::Power(Survival::All), &mut harness::Rng(1));
+        w.open();
+        assert_eq!(written(&w), wrote, "an earlier owner's records were replayed behind the new one's");
+        assert_clean(&w.dev, "at the end");
+    }
+}
+
+/// A pool whose last owner wrote [`RECORDS`] mappings with one flush. Only the first sector of the first block is lost.
+fn world_with_a_torn_flush() -> World {
     let (mut w, pool) = pool_of(16);
     let v = volume(&pool, "v", 2048);
     v.flush().expect("flushes");
-    // Records for several blocks of the log; every other block, so that none is merged with the next.
+    // Every other block, so that none is merged with the next.
     (0..RECORDS).for_each(|l| write(&v, l * 2, 0x11).expect("writes"));
     // The flush syncs the data and writes the records; the power fails in its second sync.
     w.dev.die_at(w.dev.steps() + 3);
@@ -272,24 +294,18 @@ fn h14_whole_blocks_behind_a_torn_one_stay_dead() {
     assert!(asked > 2 * 8, "the flush wrote {} sectors of log only", asked - 1);
     w.boot += 1;
     w.ring = store::log::ring::SharedBytes::new(store::pool::ring_bytes(harness::LOG_BYTES / 4096));
-    let first = |w: &World| {
-        let v = w.pool().open_volume("v").expect("opens");
-        let mut buf = vec![0xee; 2048 * 4096];
-        v.read_at(0, &mut buf).expect("reads");
-        let first = buf.iter().position(|byte| *byte != 0);
-        (v, first)
-    };
     w.open();
-    let (v, found) = first(&w);
-    assert_eq!(found, None, "what was never flushed came back, from behind a torn block");
-    write(&v, 2047, 0x22).expect("writes");
-    v.flush().expect("flushes");
-    drop(v);
-    w.stop(harness::End::Power(Survival::All), &mut harness::Rng(1));
-    w.open();
-    let (_, found) = first(&w);
-    assert_eq!(found, Some(2047 * 4096), "an earlier owner's records were replayed behind the new one's");
-    assert_clean(&w.dev, "at the end");
+    assert_eq!(written(&w), [0; 0], "what was never flushed came back, from behind a torn block");
+    w
+}
+
+/// Blocks of the volume that are not zero.
+fn written(w: &World) -> Vec<u64> {
+    let v = w.pool().open_volume("v").expect("opens");
+    let mut bytes = vec![0xee; v.size_bytes() as usize];
+    v.read_at(0, &mut bytes).expect("reads");
+    let blocks = (0..).zip(bytes.chunks(4096));
+    blocks.filter(|(_, block)| block.iter().any(|byte| *byte != 0)).map(|(l, _)| l).collect()
 }
 
 /// H25: a reader that holds a deleted snapshot is refused; it never sees what its blocks are used for next.

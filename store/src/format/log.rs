@@ -4,6 +4,7 @@
 //! stops at the first misfit and never skips (H14).
 
 use super::crc;
+use crate::mutation::Mutation;
 use crate::types::{BLOCK, Lsn};
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -55,10 +56,15 @@ pub fn write_block(
     let (head, body) = block.split_at_mut(size_of::<LogHeader>());
     body[..stream.len()].copy_from_slice(stream);
     body[stream.len()..].fill(0);
-    let sum = crc(crc(chain, &header.as_bytes()[4..]), body);
+    let sum = block_sum(chain, &header, body);
     header.crc = sum.into();
     head.copy_from_slice(header.as_bytes());
     sum
+}
+
+fn block_sum(chain: u32, header: &LogHeader, body: &[u8]) -> u32 {
+    let seed = if Mutation::StaleTail.on() { 0 } else { chain };
+    crc(crc(seed, &header.as_bytes()[4..]), body)
 }
 
 /// A log block that fits: its header, its part of the stream, its checksum.
@@ -80,7 +86,7 @@ pub fn read_block<'a>(block: &'a [u8], chain: u32, pool: &[u8; 16], index: u64) 
     let fits = header.pool == pool[..8]
         && header.index.get() == index
         && len <= PAYLOAD
-        && crc(crc(chain, &header.as_bytes()[4..]), body) == header.crc.get();
+        && block_sum(chain, header, body) == header.crc.get();
     fits.then(|| LogBlock {
         generation: header.generation.get(),
         lsn: Lsn(header.lsn.get()),

@@ -65,7 +65,7 @@ impl Stream {
         if generation > self.generation && lsn == self.lsn {
             // The owner before it was cut off in the middle of a record.
             self.bytes.clear();
-        } else if generation < self.generation || lsn.0 != end {
+        } else if lsn.0 != end || (generation < self.generation && !Mutation::StaleTail.on()) {
             return false;
         }
         self.generation = generation;
