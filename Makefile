@@ -47,7 +47,7 @@ crash: ## Random crash cuts of the store for SECONDS=600, from COWSLIP_CRASH_SEE
 	COWSLIP_CRASH_SECONDS=$(or $(SECONDS),600) $(CARGO) test --release -p store --locked --test crash -- --nocapture nothing_acknowledged
 
 .PHONY: mutations
-mutations: ## The store's tests against deliberate bugs: each must be caught
+mutations: ## The tests of the rules against deliberate bugs: each must be caught
 	$(CARGO) test -p store --locked --features mutations --test mutations -- --nocapture
 
 .PHONY: models

@@ -1,7 +1,11 @@
 //! Each rule's test fails without the rule: every deliberate bug of `store::mutation` is switched on in turn, and
-//! the test that stands beside it must catch it. `make mutations` runs this.
+//! the test that stands beside it must catch it, or the compiler. `make mutations` runs this.
 
 use store::mutation::Mutation;
+
+#[cfg(feature = "mutations")]
+#[path = "../../tests/skip.rs"]
+mod skip;
 
 /// The table of hazards names each bug.
 #[test]
@@ -10,7 +14,7 @@ fn the_table_names_every_bug() {
     let page = std::fs::read_to_string(page).expect("the page is there");
     let missing: Vec<_> = Mutation::ALL
         .iter()
-        .map(|m| m.describe()[0])
+        .map(|m| m.bug().name)
         .filter(|name| !page.contains(&format!("`{name}`")))
         .collect();
     assert!(missing.is_empty(), "docs/durability.md does not name {missing:?}");
@@ -18,25 +22,38 @@ fn the_table_names_every_bug() {
 
 #[cfg(feature = "mutations")]
 mod run {
-    use std::collections::HashMap;
-    use std::io::Write;
-    use std::path::PathBuf;
-    use std::process::{Child, Command, Stdio};
+    use super::skip::skip;
+    use std::collections::{BTreeMap, BTreeSet};
+    use std::io::{Read, Seek, Write};
+    use std::path::{Path, PathBuf};
+    use std::process::{Child, Command, Output, Stdio};
     use std::time::{Duration, Instant};
-    use store::mutation::Mutation;
+    use store::mutation::{Bug, COMPILER, Mutation};
 
     /// What a test may take to find a bug.
     const LIMIT: Duration = Duration::from_secs(60);
 
-    /// The store's test programs by name, as cargo built them with the same features.
-    fn programs() -> HashMap<String, PathBuf> {
-        let output = Command::new(env!("CARGO"))
-            .args(["test", "--locked", "-p", "store", "--features", "mutations", "--no-run"])
-            .args(["--message-format=json"])
+    /// How a bug was dealt with.
+    enum Found {
+        Caught,
+        /// Its test does not run on this machine, and says why.
+        Skipped(String),
+    }
+
+    fn cargo(command: &str, package: &str) -> Command {
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.args([command, "--locked", "-p", package, "--features", "mutations"]);
+        cargo
+    }
+
+    /// A package's test programs by name, built with its bugs in it.
+    fn programs(package: &str) -> BTreeMap<String, PathBuf> {
+        let output = cargo("test", package)
+            .args(["--no-run", "--message-format=json"])
             .stderr(Stdio::inherit())
             .output()
             .expect("cargo runs");
-        assert!(output.status.success(), "the tests do not build");
+        assert!(output.status.success(), "the tests of {package} do not build");
         let text = String::from_utf8(output.stdout).expect("JSON is UTF-8");
         let artifacts = text.lines().map(|line| serde_json::from_str(line).expect("a JSON object a line"));
         artifacts
@@ -48,34 +65,60 @@ mod run {
             .collect()
     }
 
-    /// How long the test took to fail; an error says what it did instead.
-    fn catch(program: &PathBuf, mutation: Mutation) -> Result<Duration, String> {
-        let [name, _, _, filter, _] = mutation.describe();
-        let begin = Instant::now();
-        let output = tempfile::tempfile().map_err(|e| e.to_string())?;
+    /// The package must not compile, for the one reason that stands beside the bug.
+    fn catch_by_compiler(bug: &Bug) -> Result<Found, String> {
+        let cfg = format!("mutation=\"{}\"", bug.name);
+        // Only this crate is compiled with it, and nothing is left that another build would take for its own.
+        let rustc = ["--lib", "--profile", "check", "--", "--cfg", &cfg];
+        let output: Output = cargo("rustc", bug.package).args(rustc).output().map_err(|e| e.to_string())?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        let mut errors = said
+            .lines()
+            .filter(|line| line.starts_with("error") && !line.starts_with("error: could not compile"));
+        match (errors.next(), errors.next()) {
+            _ if output.status.success() => Err("it compiles".into()),
+            (Some(error), None) if error.contains(bug.filter) => Ok(Found::Caught),
+            _ => Err(format!("the compiler says something else:\n{said}")),
+        }
+    }
+
+    fn catch_by_test(program: &Path, bug: &Bug) -> Result<Found, String> {
+        let manifest_dir = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name(bug.package);
+        let mut output = tempfile::tempfile().map_err(|e| e.to_string())?;
         let mut test = Command::new(program)
-            .arg(filter)
+            .arg(bug.filter)
             // A whole name, or the beginning of some.
-            .args((!filter.ends_with('_')).then_some("--exact"))
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .env("COWSLIP_MUTATION", name)
+            .args((!bug.filter.ends_with('_')).then_some("--exact"))
+            .current_dir(manifest_dir)
+            .env("COWSLIP_MUTATION", bug.name)
             .env("COWSLIP_CRASH_SECONDS", LIMIT.as_secs().to_string())
             // A failure here is what is wanted, not its simplest form.
             .env("PROPTEST_MAX_SHRINK_ITERS", "0")
             .env("RUST_BACKTRACE", "0")
+            // What cannot run fails otherwise, and would count as caught.
+            .env_remove("COWSLIP_NO_SKIP")
             .stdout(output.try_clone().map_err(|e| e.to_string())?)
-            .stderr(output)
+            .stderr(output.try_clone().map_err(|e| e.to_string())?)
             .spawn()
             .map_err(|e| e.to_string())?;
-        wait(&mut test, begin).map(|()| begin.elapsed())
+        let passed = wait(&mut test)?;
+        let mut said = String::new();
+        output.rewind().and_then(|()| output.read_to_string(&mut said)).map_err(|e| e.to_string())?;
+        match said.lines().find_map(|line| line.strip_prefix("skipped: ")) {
+            Some(why) => Ok(Found::Skipped(why.to_owned())),
+            None if passed => Err("the test passes".into()),
+            None => Ok(Found::Caught),
+        }
     }
 
-    fn wait(test: &mut Child, begin: Instant) -> Result<(), String> {
+    /// Whether the test passed.
+    fn wait(test: &mut Child) -> Result<bool, String> {
+        let begin = Instant::now();
         loop {
             match test.try_wait().map_err(|e| e.to_string())? {
                 // What the test harness answers when a test failed.
-                Some(status) if status.code() == Some(101) => return Ok(()),
-                Some(status) if status.success() => return Err("the test passes".into()),
+                Some(status) if status.code() == Some(101) => return Ok(false),
+                Some(status) if status.success() => return Ok(true),
                 Some(status) => return Err(format!("the test ends with {status}")),
                 None if begin.elapsed() > LIMIT * 3 => {
                     let _ = test.kill();
@@ -89,21 +132,37 @@ mod run {
 
     #[test]
     fn every_bug_is_caught() {
-        let programs = programs();
         let chosen = std::env::var("COWSLIP_MUTATION_ONLY").ok();
+        let bugs: Vec<Bug> = Mutation::ALL
+            .iter()
+            .map(|m| m.bug())
+            .filter(|bug| chosen.as_ref().is_none_or(|name| bug.name == name))
+            .collect();
+        let tested: BTreeSet<_> = bugs.iter().filter(|b| b.target != COMPILER).map(|b| b.package).collect();
+        let programs: BTreeMap<_, _> =
+            tested.into_iter().map(|package| (package, programs(package))).collect();
         let mut out = std::io::stderr();
         let mut missed = Vec::new();
-        let wanted = |m: &&Mutation| chosen.as_ref().is_none_or(|name| m.describe()[0] == name);
-        for mutation in Mutation::ALL.iter().filter(wanted) {
-            let [name, hazards, target, filter, _] = mutation.describe();
-            let told = match catch(&programs[target], *mutation) {
-                Ok(took) => format!("caught in {:.1} s", took.as_secs_f64()),
+        for bug in bugs {
+            let begin = Instant::now();
+            let found = match bug.target {
+                COMPILER => catch_by_compiler(&bug),
+                target => catch_by_test(&programs[bug.package][target], &bug),
+            };
+            let told = match found {
+                Ok(Found::Caught) => format!("caught in {:.1} s", begin.elapsed().as_secs_f64()),
+                Ok(Found::Skipped(why)) => {
+                    skip(&format!("{}: {why}", bug.name));
+                    format!("skipped: {why}")
+                }
                 Err(why) => {
-                    missed.push(name);
+                    missed.push(bug.name);
                     format!("NOT CAUGHT: {why}")
                 }
             };
-            writeln!(out, "{name:22} {hazards:10} {target}::{filter}: {told}").expect("stderr is open");
+            let Bug { name, hazards, package, target, filter, .. } = bug;
+            writeln!(out, "{name:22} {hazards:10} {package} {target}::{filter}: {told}")
+                .expect("stderr is open");
         }
         assert!(missed.is_empty(), "not caught: {missed:?}");
     }

@@ -1,16 +1,23 @@
 //! Nodes of the map: a leaf maps 512 blocks, an upper node refers to 256 children. Neither has a header:
 //! the checksum and birth of a node stand in its parent's entry, the root's in the checkpoint.
 
-use crate::types::{Epoch, Phys};
+use crate::types::{BLOCK_BYTES, Epoch, Phys};
 
 /// Entries of a leaf: 512 blocks of 4 KiB, 2 MiB of a volume.
-pub const LEAF_ENTRIES: u64 = 512;
+pub const LEAF_ENTRIES: u64 = if cfg!(mutation = "oversized-node") { 513 } else { 512 };
 /// Children of an upper node.
 pub const FANOUT: u64 = 256;
 /// Ages from here on are not known exactly any more: the origin's tree has to be asked.
 pub const ANCIENT: u64 = (1 << 24) - 1;
 /// Highest node level: 2 MiB · 256⁴ exceeds every volume.
 pub const MAX_HEIGHT: u8 = 4;
+/// An entry of an upper node.
+const CHILD_BYTES: usize = 16;
+
+// No room for a checksum, and none is needed there (H34).
+const _: () =
+    assert!(LEAF_ENTRIES * size_of::<u64>() as u64 == BLOCK_BYTES, "the entries of a leaf fill a block");
+const _: () = assert!(FANOUT * CHILD_BYTES as u64 == BLOCK_BYTES, "the entries of a node fill a block");
 
 const PHYS_BITS: u32 = 38;
 const KIND_DATA: u64 = 1;
@@ -79,23 +86,23 @@ const KIND_RUN: u64 = 2;
 
 impl Child {
     /// P 40 bits | birth 40 bits | kind 8 bits | flags 8 bits | crc32c 32 bits, low to high.
-    pub fn pack(self) -> [u8; 16] {
+    pub fn pack(self) -> [u8; CHILD_BYTES] {
         let (p, birth, kind, crc) = match self {
-            Self::Hole => return [0; 16],
+            Self::Hole => return [0; CHILD_BYTES],
             Self::Node { p, birth, crc } => (p.0, birth.0, KIND_NODE, crc),
             Self::Run { p, birth } => (p.0, birth.0, KIND_RUN, 0),
         };
         debug_assert!(p < 1 << 40 && birth < 1 << 40);
         let low = p | birth << 40;
         let high = birth >> 24 | kind << 16 | u64::from(crc) << 32;
-        let mut out = [0; 16];
+        let mut out = [0; CHILD_BYTES];
         out[..8].copy_from_slice(&low.to_le_bytes());
         out[8..].copy_from_slice(&high.to_le_bytes());
         out
     }
 
     /// The opposite of [`Child::pack`].
-    pub fn unpack(bytes: &[u8; 16]) -> Result<Self, &'static str> {
+    pub fn unpack(bytes: &[u8; CHILD_BYTES]) -> Result<Self, &'static str> {
         let word = |r: std::ops::Range<usize>| u64::from_le_bytes(bytes[r].try_into().expect("8 bytes"));
         let (low, high) = (word(0..8), word(8..16));
         let p = Phys(low & ((1 << 40) - 1));

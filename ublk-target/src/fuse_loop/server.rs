@@ -19,6 +19,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
+use store::mutation::Mutation;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Largest payload of a request, in bytes, of the connections that this version makes. The loop driver's requests have
@@ -297,6 +298,9 @@ impl Worker {
         match request.opcode {
             op::READ => self.read(),
             op::WRITE => self.write(len),
+            op::FSYNC if Mutation::FlushNotImplemented.on() => {
+                result(self.shared.disk.flush().map_err(|_| libc::ENOSYS))
+            }
             op::FSYNC => result(self.shared.disk.flush().map_err(|_| libc::EIO)),
             op::FALLOCATE => self.fallocate(),
             op::GETATTR => self.getattr(request.node),
