@@ -134,7 +134,12 @@ impl Rig {
     pub fn start(&self) {
         let log = fs::File::options().create(true).append(true).open(self.path("log")).expect("a log");
         let log_too = log.try_clone().expect("a second descriptor");
-        let mut parent = self.agent().stdout(log_too).stderr(log).spawn().expect("the agent starts");
+        self.start_as(self.agent().stdout(log_too).stderr(log));
+    }
+
+    /// Starts the agent by this command and waits until it serves.
+    pub fn start_as(&self, command: &mut Command) {
+        let mut parent = command.spawn().expect("the agent starts");
         // Collects it whenever it ends.
         std::thread::spawn(move || parent.wait());
         let ready = self.run(["status", "--wait", "60s"]);

@@ -1,11 +1,32 @@
 //! The agent's log: plain lines on a terminal or in a file, fields of their own in the journal.
+//!
+//! Invariant: after [`wait_for_nobody`] no line waits until somebody takes it: whoever takes it may be waiting for a
+//! volume of this agent (H7).
 
-use std::io::IsTerminal;
+mod journal;
+
+use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
+use std::sync::OnceLock;
+use std::time::Duration;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, fmt};
+use ublk_target::serving::Lines;
+
+/// How long the end of the process waits for its last lines to be taken.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// Where the log goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Stderr,
+    Journal,
+}
+
+static PLACE: OnceLock<Place> = OnceLock::new();
+static LINES: OnceLock<Lines> = OnceLock::new();
 
 /// Whether `filter` can be used as one; says what is wrong with it.
 pub fn check_filter(filter: &str) -> Result<(), String> {
@@ -18,16 +39,82 @@ pub fn init(filter: &str) {
     let filter = with_quiet_libraries(filter);
     let filter = EnvFilter::builder().parse(filter).unwrap_or_else(|_| EnvFilter::new("info"));
     let registry = tracing_subscriber::registry().with(filter);
-    if stderr_is_journal()
-        && let Ok(journal) = tracing_journald::layer()
-    {
-        // An error means that a subscriber is set already.
-        let _ = registry.with(journal.with_field_prefix(Some("COWSLIP".into()))).try_init();
-        return;
+    let place = if stderr_is_journal() && journal::is_there() { Place::Journal } else { Place::Stderr };
+    // An error means that a subscriber is set already.
+    let set = match place {
+        Place::Journal => {
+            registry.with(fmt::layer().event_format(journal::Fields).with_writer(|| Out)).try_init()
+        }
+        Place::Stderr => {
+            let terminal = io::stderr().is_terminal();
+            registry.with(fmt::layer().with_writer(|| Out).with_ansi(terminal).with_target(false)).try_init()
+        }
+    };
+    if set.is_ok() {
+        let _ = PLACE.set(place);
     }
-    let terminal = std::io::stderr().is_terminal();
-    let lines = fmt::layer().with_writer(std::io::stderr).with_ansi(terminal).with_target(false);
-    let _ = registry.with(lines).try_init();
+}
+
+/// From now on lines go through a queue, and those that do not fit it are dropped and counted. What is left has a moment
+/// at the end, when the answer is dropped. Starts a thread.
+///
+/// # Errors
+/// When there can be no more threads.
+pub fn wait_for_nobody() -> io::Result<LastWords> {
+    let lines = match place() {
+        Place::Stderr => Lines::start(to_stderr, |count| {
+            format!("cowslip: {count} lines of the log were dropped: nobody took them\n").into_bytes()
+        }),
+        Place::Journal => Lines::start(journal::send, journal::dropped),
+    }?;
+    let _ = LINES.set(lines);
+    // The default one writes to stderr itself, and the process does not end before that is done.
+    std::panic::set_hook(Box::new(|panic| {
+        tracing::error!("{panic}");
+        drain();
+    }));
+    Ok(LastWords)
+}
+
+/// Hands the last lines on when it is dropped.
+pub struct LastWords;
+
+impl Drop for LastWords {
+    fn drop(&mut self) {
+        drain();
+    }
+}
+
+fn drain() {
+    if let Some(lines) = LINES.get() {
+        lines.drain(LAST_WORDS);
+    }
+}
+
+fn place() -> Place {
+    *PLACE.get().unwrap_or(&Place::Stderr)
+}
+
+fn to_stderr(line: &[u8]) -> io::Result<()> {
+    io::stderr().write_all(line)
+}
+
+/// Takes one event with each call.
+struct Out;
+
+impl Write for Out {
+    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+        match (LINES.get(), place()) {
+            (Some(lines), _) => lines.put(event),
+            (None, Place::Stderr) => to_stderr(event)?,
+            (None, Place::Journal) => journal::send(event)?,
+        }
+        Ok(event.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// What libraries tell of their own steps is not for the users of an agent, unless they ask for it.
@@ -39,7 +126,7 @@ fn with_quiet_libraries(filter: &str) -> String {
 /// redirected stderr is another file.
 fn stderr_is_journal() -> bool {
     let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
-    let Ok(stderr) = std::io::stderr().as_fd().try_clone_to_owned() else { return false };
+    let Ok(stderr) = io::stderr().as_fd().try_clone_to_owned() else { return false };
     std::fs::File::from(stderr).metadata().is_ok_and(|meta| names_stream(&stream, meta.dev(), meta.ino()))
 }
 

@@ -57,6 +57,12 @@ mutations! {
         "A sync lets the records of writes that ended while it ran be written, too.";
     ReissuedFree "reissued-free" "H6" "store" "hazards" "h6_"
         "A discard that comes again frees what the first one freed.";
+    CoreDumped "core-dumped" "H7" "ublk-target" "it" "survival::h7_dies_without_a_core"
+        "A server that crashes writes its memory to a file before it is gone.";
+    WaitingLog "waiting-log" "H7" "ublk-target" "lib" "h7_"
+        "A line of the log waits until somebody takes it.";
+    ProgramPagedOut "program-paged-out" "H7" "ublk-target" "it" "survival::h7_the_program_stays_in_memory"
+        "The server's program may be paged out.";
     JoinRunningSync "join-running-sync" "H10" "store" "ordering" "h10_"
         "A flush is answered by a sync that began before it.";
     IgnoreFailedSync "ignore-failed-sync" "H11" "store" "hazards" "h11_"

@@ -20,6 +20,14 @@ fn the_table_names_every_bug() {
     assert!(missing.is_empty(), "docs/durability.md does not name {missing:?}");
 }
 
+/// Each hazard has a bug.
+#[test]
+fn every_hazard_has_a_bug() {
+    let bugs: Vec<&str> = Mutation::ALL.iter().flat_map(|m| m.bug().hazards.split(", ")).collect();
+    let missing: Vec<_> = (1..=37).map(|n| format!("H{n}")).filter(|h| !bugs.contains(&h.as_str())).collect();
+    assert!(missing.is_empty(), "no deliberate bug shows {missing:?}");
+}
+
 #[cfg(feature = "mutations")]
 mod run {
     use super::skip::skip;

@@ -1,5 +1,6 @@
 //! One binary for all integration tests, a module for each subject.
 
+mod alone;
 mod bad_input;
 mod csi_groups;
 mod csi_identity;

@@ -4,6 +4,7 @@
 //! - [`holder`]: who keeps the descriptors that a live device depends on while no agent runs.
 //! - [`freeze`]: a file system held still for a snapshot, and thawed whatever happens.
 //! - [`mounts`]: who uses a device.
+//! - [`serving`]: a process that serves devices never waits for one.
 
 pub mod disk;
 pub mod error;
@@ -13,6 +14,7 @@ pub mod holder;
 pub mod links;
 pub mod mounts;
 mod queue;
+pub mod serving;
 mod sys;
 pub mod transport;
 pub mod ublk;

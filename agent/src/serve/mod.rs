@@ -55,7 +55,7 @@ use store::{OpenOptions, Pool, PoolState};
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::UnixListenerStream;
 use transport::Taken;
-use ublk_target::FdStore;
+use ublk_target::{FdStore, holder, serving};
 
 /// How often the pool's room is looked at.
 const POOL_WATCH: Duration = Duration::from_secs(5);
@@ -78,10 +78,21 @@ const WORK_THREADS: usize = 64;
 pub fn run(options: &AgentOptions) -> anyhow::Result<ExitCode> {
     let config = Config::load(options)?;
     logging::init(&config.log);
+    // Also started by hand, and also the parent, which holds what devices live by.
+    if let Err(error) = serving::never_dump() {
+        tracing::warn!(%error, "a crash may write a core dump, and devices wait for that");
+    }
     let keeper = match process::role(&config)? {
         Role::Done(code) => return Ok(code),
         Role::Serve(keeper) => keeper,
     };
+    let _last_words = logging::wait_for_nobody()?;
+    if let Err(error) = serving::stay_in_memory() {
+        tracing::warn!(%error, "the program may be paged out (RLIMIT_MEMLOCK, CAP_IPC_LOCK)");
+    }
+    if let Some(how) = holder::last_end() {
+        tracing::error!("the agent before this one ended: {how}");
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(SERVER_THREADS)
         .max_blocking_threads(WORK_THREADS)

@@ -16,7 +16,7 @@ mod wire;
 
 pub use pocket::Pocket;
 pub use supervised::SupervisedStore;
-pub use supervisor::supervise;
+pub use supervisor::{last_end, supervise};
 pub use systemd::SystemdStore;
 
 use std::io;

@@ -28,6 +28,14 @@ const LAST_PAUSE: Duration = Duration::from_secs(5);
 /// How long the child may leave an answer unread before it is not served any more.
 const ANSWER: Duration = Duration::from_secs(5);
 
+/// Tells the child how the one before it ended.
+const LAST_END: &str = "COWSLIP_LAST_END";
+
+/// How the agent before this one ended, if it was started again after it: for this one's log.
+pub fn last_end() -> Option<String> {
+    std::env::var(LAST_END).ok()
+}
+
 /// Runs the agent that `command` describes until it ends by its own will, and returns its exit code.
 ///
 /// - A child that is killed, or fails after it has served, is started again and given the descriptors it had deposited.
@@ -46,7 +54,8 @@ pub fn supervise(mut command: impl FnMut() -> Command, agent_socket: &Path) -> R
         tracing::warn!(error = %e, "the supervisor's memory is not locked (RLIMIT_MEMLOCK, CAP_IPC_LOCK)");
     }
     let held = parked::fetch(&holder_path)?;
-    let mut supervisor = Supervisor { signals, held, stopping: false, served: false, deadline: None };
+    let mut supervisor =
+        Supervisor { signals, held, stopping: false, served: false, hung: false, deadline: None };
     let result = supervisor.run(&mut command);
     if !supervisor.held.0.is_empty() {
         supervisor.park(&holder_path, lock)?;
@@ -81,6 +90,8 @@ struct Supervisor {
     stopping: bool,
     /// The present child has deposited, removed or asked for descriptors: it got as far as that.
     served: bool,
+    /// The present child was killed for it.
+    hung: bool,
     /// When the present child is taken for hung.
     deadline: Option<Instant>,
 }
@@ -88,10 +99,15 @@ struct Supervisor {
 impl Supervisor {
     fn run(&mut self, command: &mut dyn FnMut() -> Command) -> Result<i32> {
         let (mut pause, mut served_ever) = (FIRST_PAUSE, false);
+        let mut last_end: Option<String> = None;
         loop {
             let start = Instant::now();
-            self.served = false;
-            let status = self.run_child(command())?;
+            (self.served, self.hung) = (false, false);
+            let mut command = command();
+            if let Some(how) = &last_end {
+                command.env(LAST_END, how);
+            }
+            let status = self.run_child(command)?;
             served_ever |= self.served;
             let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
             // A child that fails before it has served will fail again: its message is for the one who started it.
@@ -99,7 +115,8 @@ impl Supervisor {
             if status.success() || self.stopping || gave_up {
                 return Ok(code);
             }
-            eprintln!("cowslip: the agent ended ({status}); starting it again");
+            // The next one tells it: where this process wrote it might have to wait for a server (H7).
+            last_end = Some(format!("{status}{}", if self.hung { ", for it hung in recovery" } else { "" }));
             let lived = start.elapsed();
             if lived > LIVED {
                 pause = FIRST_PAUSE;
@@ -145,7 +162,7 @@ impl Supervisor {
             }
             self.pass_signals(Some(&child));
             if self.deadline.is_some_and(|at| at <= Instant::now()) {
-                eprintln!("cowslip: the agent hangs while it recovers devices; killing it");
+                self.hung = true;
                 let _ = process::kill(child.id(), libc::SIGKILL); // fails only when it is dead
                 self.deadline = None;
             }

@@ -90,6 +90,24 @@ pub(crate) fn lock_memory() -> io::Result<()> {
     Ok(())
 }
 
+/// Locks the memory of this process as it is now: all of it is read in.
+pub(crate) fn lock_memory_now() -> io::Result<()> {
+    // SAFETY: numbers only.
+    check(unsafe { libc::mlockall(libc::MCL_CURRENT) }.into())?;
+    Ok(())
+}
+
+/// No core dump of this process, and none of the processes that it starts in a file.
+pub(crate) fn forbid_core() -> io::Result<()> {
+    let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: setrlimit reads the structure during the call; prctl gets numbers only.
+    unsafe {
+        check(libc::setrlimit(libc::RLIMIT_CORE, &none).into())?;
+        check(libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0).into())?;
+    }
+    Ok(())
+}
+
 /// Splits off a child that runs on in a session of its own, with /dev/null as its input and outputs.
 ///
 /// Ok(true) in the child, Ok(false) in the parent. Refused (EDEADLK) in a process with several threads: only the

@@ -63,7 +63,9 @@ impl Rig {
     /// Starts a supervisor, which starts a server.
     pub fn start(&mut self) {
         let _ = std::fs::remove_file(self.dir().join("ready"));
-        let child = Command::new("/proc/self/exe").arg("supervise").arg(self.dir()).spawn().unwrap();
+        let mut command = Command::new("/proc/self/exe");
+        command.arg("supervise").arg(self.dir()).current_dir(self.dir());
+        let child = command.spawn().unwrap();
         self.supervisor = Some(child);
         self.wait_ready(0);
         let device = self.device();
@@ -102,8 +104,13 @@ impl Rig {
 
     /// SIGKILL to the server; how long it took until the next one serves.
     pub fn kill_server(&self) -> Duration {
+        self.end_server(libc::SIGKILL)
+    }
+
+    /// A deadly signal to the server; how long it took until the next one serves.
+    pub fn end_server(&self, signal: libc::c_int) -> Duration {
         let (pid, start) = (self.server(), Instant::now());
-        system::kill(pid, libc::SIGKILL);
+        system::kill(pid, signal);
         self.wait_ready(pid);
         start.elapsed()
     }

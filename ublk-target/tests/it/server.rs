@@ -15,6 +15,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 use ublk_target::{
     Attached, Disk, FuseLoop, FuseLoopOptions, Identity, Recovered, Transport, VolumeKey, freeze, holder,
+    serving,
 };
 
 /// The test volume.
@@ -48,6 +49,8 @@ pub fn supervise(dir: &Path) -> ExitCode {
 /// The server.
 pub fn serve(dir: &Path) -> ExitCode {
     system::catch_signals();
+    serving::never_dump().unwrap();
+    serving::stay_in_memory().unwrap();
     let store = holder::from_environment().unwrap().expect("started by supervise");
     let hang = std::fs::remove_file(dir.join("hang")).is_ok();
     store.set_deadline(Some(Duration::from_millis(if hang { 200 } else { 60_000 }))).unwrap();

@@ -17,6 +17,8 @@ pub const TESTS: &[Test] = &[
     ("survival::parked_twice_and_a_failing_agent", &[], parked_twice_and_a_failing_agent),
     ("survival::a_volume_not_to_be_served_fails", &[], a_volume_not_to_be_served_fails),
     ("survival::hung_in_recovery", &[], hung_in_recovery),
+    ("survival::h7_dies_without_a_core", &[], h7_dies_without_a_core),
+    ("survival::h7_the_program_stays_in_memory", &[], h7_the_program_stays_in_memory),
     ("survival::killed_at_once_after_each_start", &["blkdiscard"], killed_at_once_after_each_start),
 ];
 
@@ -249,4 +251,48 @@ fn killed_at_once_after_each_start() {
     }
     println!("  20 kills in {:.1} s", start.elapsed().as_secs_f32());
     run("blkdiscard", &[&device]);
+}
+
+/// A dump into a file on the volume would wait for the next server, and that one for the end of this one.
+fn h7_dies_without_a_core() {
+    system::allow_core();
+    let rig = Rig::new(16 * MIB);
+    // Not SIGSEGV: Rust's handler lets a process go on that was only sent one.
+    for signal in [libc::SIGABRT, libc::SIGILL] {
+        let limits = std::fs::read_to_string(format!("/proc/{}/limits", rig.server())).unwrap();
+        let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+        let limit: Vec<&str> = core.split_whitespace().skip(4).take(2).collect();
+        assert_eq!(limit, ["0", "0"], "{core}");
+        rig.end_server(signal);
+        std::fs::File::open(rig.device()).unwrap().read_exact(&mut [0; 4096]).unwrap();
+    }
+    // Where `core_pattern` names no other place, it would be in the server's directory.
+    let left = std::fs::read_dir(rig.dir()).unwrap().map(|entry| entry.unwrap().file_name());
+    let cores: Vec<_> = left.filter(|name| name.to_string_lossy().starts_with("core")).collect();
+    assert!(cores.is_empty(), "{cores:?}");
+}
+
+/// Its file may lie on the volume that it serves.
+fn h7_the_program_stays_in_memory() {
+    let rig = Rig::new(16 * MIB);
+    let program = std::fs::read_link("/proc/self/exe").unwrap();
+    let maps = std::fs::read_to_string(format!("/proc/{}/smaps", rig.server())).unwrap();
+    let flags = flags_of_code(&maps, program.to_str().unwrap());
+    assert!(!flags.is_empty() && flags.iter().all(|flags| flags.contains(" lo")), "{flags:?}");
+}
+
+/// The kernel's flags (proc_pid_smaps(5), `lo`: locked) of a program's code.
+fn flags_of_code<'a>(maps: &'a str, program: &str) -> Vec<&'a str> {
+    let mut is_code = false;
+    let lines = maps.lines().filter_map(|line| {
+        if let Some(flags) = line.strip_prefix("VmFlags:") {
+            return is_code.then_some(flags);
+        }
+        let words: Vec<&str> = line.split_whitespace().collect();
+        if let [_, rights, _, _, _, file] = words[..] {
+            is_code = rights.contains('x') && file == program;
+        }
+        None
+    });
+    lines.collect()
 }

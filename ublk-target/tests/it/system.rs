@@ -25,6 +25,14 @@ pub fn kill(pid: u32, signal: i32) {
     unsafe { libc::kill(i32::try_from(pid).unwrap(), signal) };
 }
 
+/// Processes that are started from now on may leave core dumps of any size, unless they forbid it themselves.
+pub fn allow_core() {
+    let any = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
+    // SAFETY: the structure is read during the call.
+    let set = unsafe { libc::setrlimit(libc::RLIMIT_CORE, &any) };
+    assert_eq!(set, 0, "{}", std::io::Error::last_os_error());
+}
+
 static ASKED: AtomicBool = AtomicBool::new(false);
 
 extern "C" fn on_signal(_: libc::c_int) {
