@@ -13,8 +13,8 @@ use crate::format::crc;
 use crate::format::node::Root;
 use crate::format::segment::{FLAG_BACKED, RECORDS_A_PAGE, SegmentPage};
 use crate::format::superblock::CheckpointRef;
-use crate::io::AlignedBuf;
 use crate::io::port::block_on;
+use crate::io::{AlignedBuf, release_freed};
 use crate::log::writer::FlushError;
 use crate::map::delete::{Deletion, walk};
 use crate::map::merge::{Merger, NodeWriter, Origin};
@@ -32,6 +32,8 @@ use zerocopy::{FromZeros, IntoBytes};
 pub const SLICE_LEAVES: u64 = 16_384;
 /// Between two times that space goes back to the host.
 const LET_GO_PAUSE: Duration = Duration::from_secs(1);
+/// A checkpoint that merged so many spans, some ten MiB, gives their memory back to the system.
+const MANY_SPANS: u64 = 100_000;
 /// Versions that one checkpoint removes.
 const SLICE_VERSIONS: usize = 256;
 
@@ -115,7 +117,7 @@ impl Core {
         state.superblock.set_checkpoint(&reference);
         self.write_superblock(state)?;
         state.pages = pages;
-        b.publish();
+        let merged = b.publish();
         self.log.release(position.index);
         if !Mutation::NoEpochWait.on() {
             self.epochs.wait_for_earlier();
@@ -125,6 +127,11 @@ impl Core {
             self.alloc.free(*p, *n)?;
         }
         self.give_back();
+        // Millions of spans: freed where nobody waits for it.
+        drop(merged);
+        if b.spans >= MANY_SPANS {
+            release_freed();
+        }
         if b.slice.is_some() || next_doomed(&self.catalog.lock()).is_some() {
             self.poke();
         }
@@ -294,9 +301,11 @@ impl Builder<'_> {
         core.dev.write_at(at.offset(), &buf).map_err(|e| Error::io("write segment table", e))
     }
 
-    /// Makes the new trees the ones that lookups use, and takes over what deletions did.
-    fn publish(&self) {
+    /// Makes the new trees the ones that lookups use, and takes over what deletions did. Returns the layers that are in
+    /// the trees now.
+    fn publish(&self) -> Vec<Arc<Layer>> {
         let core = self.core;
+        let mut merged = Vec::new();
         let _alone = core.commit.write();
         let mut catalog = core.catalog.lock();
         for (id, cell) in &*core.cells.read() {
@@ -307,7 +316,7 @@ impl Builder<'_> {
             }
             let delta: i64 = live.frozen[..done].iter().map(|l| self.merged[&l.id].1).sum();
             live.root = self.merged[&live.frozen[done - 1].id].0;
-            live.frozen.drain(..done);
+            merged.extend(live.frozen.drain(..done));
             catalog.update_version(*id, |v| {
                 v.root = live.root;
                 v.mapped_blocks = v.mapped_blocks.saturating_add_signed(delta);
@@ -327,6 +336,7 @@ impl Builder<'_> {
         }
         core.alloc.redeem(if Mutation::NoNodePromise.on() { 0 } else { self.redeemed });
         core.spans.fetch_sub(self.spans, Ordering::Relaxed);
+        merged
     }
 }
 

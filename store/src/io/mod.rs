@@ -8,7 +8,7 @@ pub mod sim;
 pub(crate) mod together;
 pub mod uring;
 
-pub use buffer::AlignedBuf;
+pub use buffer::{AlignedBuf, release_freed};
 pub use port::{Blocking, DurableError, Io, Registered, Sink, Source};
 use std::io;
 use std::os::fd::BorrowedFd;
