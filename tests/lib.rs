@@ -1,6 +1,7 @@
 //! Helpers of the integration tests: where the tree and its binaries are, a host for a test, and how a test says what it lacks.
 
 pub mod load;
+pub mod program;
 pub mod rig;
 mod skip;
 

@@ -1,6 +1,7 @@
 //! An agent never waits for what it serves: its core dump, its log and its program may lie on a volume (hazard H7).
 
 use crate::rig::{Rig, Running, host_tool, signal, tool, unmount};
+use integration_tests::program::is_code_locked;
 use std::fs;
 use std::io::Write;
 use std::path::Path;
@@ -71,25 +72,6 @@ fn a_log_that_nobody_takes_holds_nobody_up() {
 #[test]
 fn the_program_of_an_agent_stays_in_memory() {
     let Some(rig) = Rig::new("512M") else { return };
-    let program = fs::read_link(format!("/proc/{}/exe", rig.pid())).expect("it runs");
-    let maps = fs::read_to_string(format!("/proc/{}/smaps", rig.pid())).expect("it runs");
-    let flags = flags_of_code(&maps, &program.display().to_string());
-    assert!(!flags.is_empty() && flags.iter().all(|flags| flags.contains(" lo")), "{flags:?}");
+    assert!(is_code_locked(rig.pid()));
     rig.stop_and_check();
-}
-
-/// The kernel's flags (proc_pid_smaps(5), `lo`: locked) of a program's code.
-fn flags_of_code<'a>(maps: &'a str, program: &str) -> Vec<&'a str> {
-    let mut is_code = false;
-    let lines = maps.lines().filter_map(|line| {
-        if let Some(flags) = line.strip_prefix("VmFlags:") {
-            return is_code.then_some(flags);
-        }
-        let words: Vec<&str> = line.split_whitespace().collect();
-        if let [_, rights, _, _, _, file] = words[..] {
-            is_code = rights.contains('x') && file == program;
-        }
-        None
-    });
-    lines.collect()
 }

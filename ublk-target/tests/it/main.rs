@@ -5,6 +5,8 @@
 mod device;
 mod file_disk;
 mod freezing;
+#[path = "../../../tests/program.rs"]
+mod program;
 mod rig;
 mod server;
 #[path = "../../../tests/skip.rs"]

@@ -1,6 +1,7 @@
 //! The server dies, the device does not.
 
 use super::Test;
+use super::program::is_code_locked;
 use super::rig::{Rig, run, wait_for};
 use super::system;
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -275,24 +276,5 @@ fn h7_dies_without_a_core() {
 /// Its file may lie on the volume that it serves.
 fn h7_the_program_stays_in_memory() {
     let rig = Rig::new(16 * MIB);
-    let program = std::fs::read_link("/proc/self/exe").unwrap();
-    let maps = std::fs::read_to_string(format!("/proc/{}/smaps", rig.server())).unwrap();
-    let flags = flags_of_code(&maps, program.to_str().unwrap());
-    assert!(!flags.is_empty() && flags.iter().all(|flags| flags.contains(" lo")), "{flags:?}");
-}
-
-/// The kernel's flags (proc_pid_smaps(5), `lo`: locked) of a program's code.
-fn flags_of_code<'a>(maps: &'a str, program: &str) -> Vec<&'a str> {
-    let mut is_code = false;
-    let lines = maps.lines().filter_map(|line| {
-        if let Some(flags) = line.strip_prefix("VmFlags:") {
-            return is_code.then_some(flags);
-        }
-        let words: Vec<&str> = line.split_whitespace().collect();
-        if let [_, rights, _, _, _, file] = words[..] {
-            is_code = rights.contains('x') && file == program;
-        }
-        None
-    });
-    lines.collect()
+    assert!(is_code_locked(rig.server()));
 }
