@@ -12,6 +12,7 @@ mod late;
 mod log_writes;
 mod mkfs;
 mod power;
+mod pressure;
 mod space;
 mod stacks;
 mod stock;
