@@ -61,7 +61,8 @@ pub fn anywhere() {
 /// that ends then.
 static ALLOWED: LazyLock<bool> = LazyLock::new(|| {
     let there_and_back = || set_policy(libc::SCHED_IDLE).and_then(|()| set_policy(libc::SCHED_OTHER)).is_ok();
-    std::thread::spawn(there_and_back).join().unwrap_or(false)
+    let thread = std::thread::Builder::new().name("fuse-near".into()).spawn(there_and_back);
+    thread.is_ok_and(|thread| thread.join().unwrap_or(false))
 });
 
 impl Near {
