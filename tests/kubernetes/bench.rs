@@ -17,6 +17,8 @@ const NODE: u32 = 1;
 
 /// How often a round repeats what takes milliseconds: there a median of a few would be chance.
 const AGAIN: usize = 5;
+/// How often it repeats a restored claim, which with the peer is a copy.
+const RESTORES: usize = 3;
 
 /// One of the two drivers.
 #[derive(Clone, Copy)]
@@ -81,9 +83,10 @@ fn round(api: &Api, side: Side, source: &str, size: &str, waits: &mut Waits) {
     // Ours is made where its source is without being told.
     let copy = of_class(restored("copy", size, "cut"), side.class);
     let copy = if side.class == OURS.class { copy } else { claimed(copy, side) };
-    for last in [false, false, true] {
+    for n in 1..=RESTORES {
         waits.restored.push(api.timed(&copy, is_bound));
-        if !last {
+        // The last one is for the pods.
+        if n < RESTORES {
             api.delete("persistentvolumeclaims/copy");
         }
     }
