@@ -1,6 +1,6 @@
 //! A file system under work that can be cut at any moment, and surgery on the blocks of a cut.
 
-use crate::common::support::{CountingImage, MemoryImage, Mount, run, workdir};
+use crate::common::support::{CountingImage, MemoryImage, Mount, WorkDir, run, workdir};
 use crate::common::{sys, tree};
 use crate::cuts::{Outcome, compare, cut};
 use crate::image::{can_mount, mkfs};
@@ -17,7 +17,7 @@ pub struct Rig {
     image: PathBuf,
     /// Comparisons, and those of them in which there was a log.
     compared: Cell<(u32, u32)>,
-    pub dir: tempfile::TempDir,
+    pub dir: WorkDir,
 }
 
 impl Drop for Rig {

@@ -11,9 +11,10 @@ use std::path::{Path, PathBuf};
 
 /// A scratch file system whose files can be cloned, in an image that goes away with it.
 pub struct CloneSpace {
-    _dir: tempfile::TempDir,
     _mount: super::support::Mount,
     root: PathBuf,
+    /// Last: the directory cannot go while something is mounted in it.
+    _dir: super::support::WorkDir,
 }
 
 impl CloneSpace {
@@ -32,7 +33,7 @@ impl CloneSpace {
         }
         let root = dir.path().join("spacemnt");
         let mount = super::support::Mount::with(&image, &root, "rw").unwrap();
-        Some(Self { _dir: dir, _mount: mount, root })
+        Some(Self { _mount: mount, root, _dir: dir })
     }
 
     /// A place for a file of this name.

@@ -37,11 +37,27 @@ pub fn run(program: &str, args: &[&str]) -> std::result::Result<String, String> 
     if out.status.success() { Ok(text) } else { Err(format!("{program} {}: {text}", args.join(" "))) }
 }
 
-/// A directory that goes away; in memory where there is room, as images are written once and read once.
-pub fn workdir() -> tempfile::TempDir {
+/// A directory that goes away with all that is in it; whatever keeps it fails the test.
+pub struct WorkDir(Option<tempfile::TempDir>);
+
+impl WorkDir {
+    pub fn path(&self) -> &Path {
+        self.0.as_ref().expect("it is there until the end").path()
+    }
+}
+
+impl Drop for WorkDir {
+    fn drop(&mut self) {
+        let removed = self.0.take().map_or(Ok(()), tempfile::TempDir::close);
+        assert!(removed.is_ok() || std::thread::panicking(), "left behind: {removed:?}");
+    }
+}
+
+/// Such a directory; in memory where there is room, as images are written once and read once.
+pub fn workdir() -> WorkDir {
     let free = run("df", &["--output=avail", "-B1M", "/dev/shm"]).ok();
     let mib = free.and_then(|text| text.lines().nth(1)?.trim().parse::<u64>().ok()).unwrap_or(0);
-    if mib >= 2048 { tempfile::tempdir_in("/dev/shm") } else { tempfile::tempdir() }.unwrap()
+    WorkDir(Some(if mib >= 2048 { tempfile::tempdir_in("/dev/shm") } else { tempfile::tempdir() }.unwrap()))
 }
 
 /// Makes an image of `mib` MiB with mke2fs and these options; None, with a word about it, where mke2fs is missing.

@@ -2,7 +2,7 @@
 
 use crate::common::recorder::{Cuts, Recorder};
 use crate::common::skip::skip;
-use crate::common::support::{Chance, workdir};
+use crate::common::support::{Chance, WorkDir, workdir};
 use crate::common::sys;
 use crate::common::tree::Mask;
 use crate::image::mkfs_at;
@@ -18,7 +18,7 @@ fn most(usual: usize) -> usize {
 
 /// What was written while a file system was in use.
 struct Recorded {
-    dir: tempfile::TempDir,
+    dir: WorkDir,
     states: Cuts,
     log: Log,
 }
