@@ -14,7 +14,7 @@ use crate::format::node::Root;
 use crate::format::segment::{FLAG_BACKED, RECORDS_A_PAGE, SegmentPage};
 use crate::format::superblock::CheckpointRef;
 use crate::io::port::block_on;
-use crate::io::{AlignedBuf, release_freed};
+use crate::io::{AlignedBuf, heap};
 use crate::log::writer::FlushError;
 use crate::map::delete::{Deletion, walk};
 use crate::map::merge::{Merger, NodeWriter, Origin};
@@ -130,7 +130,7 @@ impl Core {
         // Millions of spans: freed where nobody waits for it.
         drop(merged);
         if b.spans >= MANY_SPANS {
-            release_freed();
+            heap::release_freed();
         }
         if b.slice.is_some() || next_doomed(&self.catalog.lock()).is_some() {
             self.poke();

@@ -1,5 +1,5 @@
 //! Page-aligned buffers, as direct I/O wants them.
-#![allow(unsafe_code)] // aligned allocation, the page type's bytes, glibc's malloc_trim(3)
+#![allow(unsafe_code)] // aligned allocation, the page type's bytes
 
 use crate::types::BLOCK;
 use std::cell::RefCell;
@@ -20,16 +20,6 @@ const POOLED: usize = 8;
 
 thread_local! {
     static POOL: RefCell<Vec<Vec<Page>>> = const { RefCell::new(Vec::new()) };
-}
-
-/// Gives memory that was freed here and there back to the system, as far as the allocator does not do so by itself:
-/// glibc's does at the end of its heaps only.
-pub fn release_freed() {
-    // SAFETY: it takes no pointers, and locks what it works on.
-    #[cfg(target_env = "gnu")]
-    unsafe {
-        libc::malloc_trim(0);
-    }
 }
 
 impl AlignedBuf {

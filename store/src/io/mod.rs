@@ -2,13 +2,14 @@
 
 pub mod buffer;
 pub mod file;
+pub mod heap;
 pub mod port;
 pub mod ring;
 pub mod sim;
 pub(crate) mod together;
 pub mod uring;
 
-pub use buffer::{AlignedBuf, release_freed};
+pub use buffer::AlignedBuf;
 pub use port::{Blocking, DurableError, Io, Registered, Sink, Source};
 use std::io;
 use std::os::fd::BorrowedFd;
