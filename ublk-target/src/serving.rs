@@ -1,14 +1,14 @@
 //! What a process owes to those who wait for the devices that it serves: it never waits for one of them itself (H7).
 //!
 //! Its core dump, its log and the file of its program may all lie on a volume. So it dies without a dump, its program
-//! stays in memory, and a line of its log that nobody takes is dropped.
+//! stays in memory, others are killed for memory first, and a line of its log that nobody takes is dropped.
 
 mod lines;
 
 pub use lines::Lines;
 
 use crate::sys::process;
-use std::io;
+use std::{fs, io};
 use store::mutation::Mutation;
 
 /// This process, and what it starts, dies without a core dump. A dump is written before the process is gone and its
@@ -36,4 +36,18 @@ pub fn stay_in_memory() -> io::Result<()> {
         return Ok(());
     }
     process::lock_memory_now()
+}
+
+/// As in systemd/cowslip.service.
+const OOM_SCORE_ADJ: i32 = -900;
+
+/// When memory runs out, the kernel kills others first: with this process would go what writes their dirty pages, which
+/// is what frees memory (H3). What it starts inherits that.
+///
+/// # Errors
+/// When the kernel refuses: without CAP_SYS_RESOURCE.
+pub fn outlive_others() -> io::Result<()> {
+    const FILE: &str = "/proc/self/oom_score_adj";
+    let now: i32 = fs::read_to_string(FILE)?.trim().parse().map_err(io::Error::other)?;
+    if now <= OOM_SCORE_ADJ { Ok(()) } else { fs::write(FILE, OOM_SCORE_ADJ.to_string()) }
 }

@@ -1,27 +1,26 @@
-//! Little memory: it becomes free when dirty pages are written to a volume, which is the agent's work (H3). Requests are
-//! copied: for others the kernel itself takes memory on the agent's account (docs/durability.md).
+//! Little memory: it becomes free when dirty pages are written to a volume, which is the agent's work (H3).
 
 use crate::rig_on;
 use integration_tests::rig::{Running, cowslip, ended, host_tool, signal, tool, unmount};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// A disk that the harness gives, of 8 GiB.
+/// A disk that the harness gives, of 8 GiB; others use it too.
 const DISK: &str = "/dev/ubdc";
 /// What the agent and the writer may have together.
 const MEMORY: &str = "64M";
 /// Many times that.
 const MIB: u32 = 256;
 
-/// A group of processes with little memory.
+/// A group of processes with little memory; it goes with this machine.
 struct Tight(PathBuf);
 
 impl Tight {
-    fn new() -> Self {
+    fn new(name: &str) -> Self {
         let groups = Path::new("/sys/fs/cgroup");
         fs::write(groups.join("cgroup.subtree_control"), "+memory").expect("the kernel limits memory");
-        let tight = Self(groups.join("tight"));
-        fs::create_dir_all(&tight.0).expect("a group");
+        let tight = Self(groups.join(name));
+        fs::create_dir(&tight.0).expect("a group");
         fs::write(tight.0.join("memory.max"), MEMORY).expect("the limit is taken");
         tight
     }
@@ -54,10 +53,20 @@ fn drop_caches() {
 
 #[test]
 fn an_agent_without_memory_for_its_writers_goes_on() {
-    ended(cowslip().args(["-q", "pool", "init", DISK])).with(0);
+    goes_on(true);
+}
+
+#[test]
+fn the_same_with_copied_requests() {
+    goes_on(false);
+}
+
+fn goes_on(zero_copy: bool) {
+    ended(cowslip().args(["-q", "pool", "init", "--force", DISK])).with(0);
     let rig = rig_on(Path::new(DISK));
     let config = fs::read_to_string(rig.path("config.toml")).expect("it was written");
-    fs::write(rig.path("config.toml"), format!("{config}ublk_zero_copy = false\n")).expect("it is writable");
+    let config = format!("{config}ublk_zero_copy = {zero_copy}\n");
+    fs::write(rig.path("config.toml"), config).expect("it is writable");
     rig.start();
     let device = rig.ext4("v", "2G");
     let dir = rig.mount(&device, "mnt", "defaults");
@@ -72,11 +81,12 @@ fn an_agent_without_memory_for_its_writers_goes_on() {
     // Pages that are there already would be nobody's in the group.
     drop_caches();
 
-    let tight = Tight::new();
+    let tight = Tight::new(&format!("tight-{zero_copy}"));
     for pid in rig.processes() {
         tight.add(pid);
-        // As its unit does: with the agent would go what frees memory.
-        fs::write(format!("/proc/{pid}/oom_score_adj"), "-900").expect("the process lives");
+        // With the agent would go what frees memory.
+        let score = fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).expect("the process lives");
+        assert_eq!(score.trim(), "-900");
     }
     let groups = tight.0.join("cgroup.procs");
     let copy = format!(

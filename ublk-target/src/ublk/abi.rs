@@ -97,7 +97,7 @@ pub(super) mod flag {
     pub const ZERO_COPY: u64 = SUPPORT_ZERO_COPY | USER_COPY | AUTO_BUF_REG;
 }
 
-/// The beginning of struct ublk_params; the kernel takes any length of it.
+/// The beginning of struct ublk_params; the kernel takes any length of it, and no more than it knows.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[repr(C)]
 pub(super) struct Params {
@@ -122,34 +122,48 @@ pub(super) struct Params {
     pub char_minor: u32,
     pub disk_major: u32,
     pub disk_minor: u32,
-    /// First field of the part for zoned devices.
-    pub not_zoned: u32,
+    /// Of zoned devices, and the alignment of transfers: not set.
+    pub unused: [u32; 11],
+    pub segment_boundary_mask: u64,
+    pub max_segment_size: u32,
+    pub max_segments: u16,
+    pub segment_reserved: u16,
 }
 
 pub(super) mod param {
     pub const TYPE_BASIC: u32 = 1 << 0;
     pub const TYPE_DISCARD: u32 = 1 << 1;
+    pub const TYPE_SEGMENT: u32 = 1 << 5;
     pub const VOLATILE_CACHE: u32 = 1 << 2;
     pub const FUA: u32 = 1 << 3;
 }
 
 const _: () = {
-    assert!(size_of::<Command>() == 32 && size_of::<DeviceInfo>() == 64 && size_of::<Params>() == 80);
+    assert!(size_of::<Command>() == 32 && size_of::<DeviceInfo>() == 64 && size_of::<Params>() == 136);
 };
 
 /// Largest discard or write-zeroes at once, bytes: one request does not hold a queue up for long.
 const MAX_CLEAR: u64 = 1 << 30;
 /// Bytes of a sector, in which ublk counts whatever the block size.
 pub(super) const SECTOR: u64 = 512;
+/// Pieces of memory of a request whose pages are registered. For up to 32 (`IO_CACHED_BVECS_SEGS` of io_uring/rsrc.c)
+/// the kernel keeps the table; for more it takes memory on the agent's account, and where that has a limit, waits for
+/// memory that the request itself would free (H3).
+const MAX_SEGMENTS: u16 = 32;
 
 impl Params {
-    /// A disk of `size` bytes: a volatile write cache and FUA, discard and write-zeroes by 4096 bytes.
-    pub(super) fn of_disk(size: u64, block_size: u32, max_io_bytes: u32) -> Self {
+    /// A disk of `size` bytes: a volatile write cache and FUA, discard and write-zeroes by 4096 bytes. Kernels that know
+    /// no limit of segments (before 6.15) leave it out.
+    pub(super) fn of_disk(size: u64, block_size: u32, info: &DeviceInfo) -> Self {
+        let max_io_bytes = info.max_io_bytes;
+        let zero_copy = info.flags & flag::ZERO_COPY != 0;
         let shift = |bytes: u32| u8::try_from(bytes.trailing_zeros()).unwrap_or(12);
         let max_clear = u32::try_from(MAX_CLEAR / SECTOR).unwrap_or(u32::MAX);
         Self {
-            len: 80,
-            types: param::TYPE_BASIC | param::TYPE_DISCARD,
+            len: 136,
+            types: param::TYPE_BASIC
+                | param::TYPE_DISCARD
+                | if zero_copy { param::TYPE_SEGMENT } else { 0 },
             attributes: param::VOLATILE_CACHE | param::FUA,
             logical_block_shift: shift(block_size),
             // What is written in place whole; a file system need not know anything larger.
@@ -162,6 +176,9 @@ impl Params {
             max_discard_sectors: max_clear,
             max_write_zeroes_sectors: max_clear,
             max_discard_segments: 1,
+            segment_boundary_mask: u64::from(u32::MAX),
+            max_segment_size: max_io_bytes,
+            max_segments: MAX_SEGMENTS,
             ..Self::default()
         }
     }
@@ -230,7 +247,9 @@ mod tests {
         assert_eq!(at!(Params, sectors), at!(Theirs, basic) + at!(sys::ublk_param_basic, dev_sectors));
         assert_eq!(at!(Params, discard_alignment), at!(Theirs, discard));
         assert_eq!(at!(Params, char_major), at!(Theirs, devt));
-        assert_eq!(at!(Params, not_zoned), at!(Theirs, zoned));
+        assert_eq!(at!(Params, unused), at!(Theirs, zoned));
+        // The library's end there; these are of the header of Linux 6.15.
+        assert_eq!((at!(Params, segment_boundary_mask), at!(Params, max_segments)), (120, 132));
         assert_eq!(at!(DeviceInfo, stamp), at!(sys::ublksrv_ctrl_dev_info, ublksrv_flags));
         assert_eq!(at!(DeviceInfo, flags), at!(sys::ublksrv_ctrl_dev_info, flags));
     }
@@ -255,11 +274,17 @@ mod tests {
 
     #[test]
     fn parameters_of_a_disk() {
-        let params = Params::of_disk(1 << 30, 4096, 512 << 10);
+        let info = DeviceInfo { max_io_bytes: 512 << 10, ..Default::default() };
+        let params = Params::of_disk(1 << 30, 4096, &info);
         assert_eq!(params.sectors, 1 << 21);
         assert_eq!((params.logical_block_shift, params.physical_block_shift), (12, 12));
         assert_eq!(params.max_sectors, 1024);
-        assert_eq!(params.len, 80);
-        assert_eq!(Params::of_disk(4096, 512, 4096).logical_block_shift, 9);
+        assert_eq!(params.len, 136);
+        assert_eq!(params.types & param::TYPE_SEGMENT, 0);
+        assert_eq!(Params::of_disk(4096, 512, &info).logical_block_shift, 9);
+        let info = DeviceInfo { flags: flag::ZERO_COPY, ..info };
+        let params = Params::of_disk(4096, 512, &info);
+        assert_eq!(params.types & param::TYPE_SEGMENT, param::TYPE_SEGMENT);
+        assert_eq!((params.max_segments, params.max_segment_size), (32, 512 << 10));
     }
 }

@@ -164,10 +164,9 @@ impl Ublk {
     /// Parameters, threads, start: of a device that was added. After an error there is none.
     fn start(&self, served: Served, disk: &dyn Disk, block_size: u32) -> Result<(Node, Server)> {
         let node = Node(served.id());
-        let max_io_bytes = served.info().max_io_bytes;
         let start = || {
             control::check_granted(served.info())?;
-            let params = Params::of_disk(disk.len(), block_size, max_io_bytes);
+            let params = Params::of_disk(disk.len(), block_size, served.info());
             self.control.set_params(node.0, params)?;
             let server = Server::start(served)?;
             self.control.start(node.0)?;

@@ -82,7 +82,7 @@ fn try_out(control: &Arc<Control>) -> Result<()> {
 
 fn read_one(control: &Control, served: Served, node: Node) -> Result<()> {
     control::check_granted(served.info())?;
-    control.set_params(node.0, Params::of_disk(LEN, 4096, served.info().max_io_bytes))?;
+    control.set_params(node.0, Params::of_disk(LEN, 4096, served.info()))?;
     let server = Server::start(served)?;
     control.start(node.0)?;
     node.wait()?;
