@@ -9,6 +9,8 @@ use std::process::Command;
 
 /// `PR_SET_IO_FLUSHER` of linux/prctl.h.
 const PR_SET_IO_FLUSHER: libc::c_int = 57;
+/// What a thread that serves a device uses of its stack, and more.
+const USED_STACK: usize = 64 << 10;
 
 /// Signals that are read from a descriptor instead of being delivered. Blocks them for the calling thread.
 pub(crate) struct Signals(File);
@@ -140,8 +142,9 @@ pub(crate) fn effective_uid() -> u32 {
 
 /// Tells the kernel that the calling thread is needed for writeback: its memory reclaim never waits for I/O, its
 /// dirtying is not throttled behind its own device. Needs CAP_SYS_RESOURCE; without it the thread works too, which is
-/// said once.
+/// said once. What it needs of its stack is there from then on: a new page would be memory that it waits for.
 pub(crate) fn mark_io_thread() {
+    std::hint::black_box(&mut [1_u8; USED_STACK]);
     static SAID: std::sync::Once = std::sync::Once::new();
     // SAFETY: numbers only.
     if let Err(error) = check(unsafe { libc::prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) }.into()) {
