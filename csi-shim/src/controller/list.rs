@@ -100,8 +100,15 @@ pub async fn capacity(
         return Ok(none);
     }
     let pool = agent.connect().await?.status().await?.pool.unwrap_or_default();
-    let free = if pool.state == "failed" { 0 } else { pool.free_bytes };
+    let free = if pool.state == "failed" { 0 } else { rounded(pool.free_bytes, pool.size_bytes) };
     Ok(csi::GetCapacityResponse { available_capacity: convert::bytes(free), ..none })
+}
+
+/// Free bytes for the scheduler: whole parts of the pool, of which there are 512 to 1024. The provisioner asks after each
+/// volume, for each class, and writes to the cluster what is another figure than before.
+fn rounded(free: u64, size: u64) -> u64 {
+    let part = (size / 1024).next_power_of_two();
+    free / part * part
 }
 
 #[cfg(test)]
@@ -111,6 +118,14 @@ mod tests {
 
     fn numbers(all: &[u64], max: i32, token: &str) -> Result<(Vec<u64>, String), Code> {
         page(all.iter().map(|n| (*n, *n)).collect(), max, token).map_err(|status| status.code())
+    }
+
+    #[test]
+    fn room_is_told_in_parts_of_the_pool() {
+        const GIB: u64 = 1 << 30;
+        assert_eq!(rounded(100 * GIB, 100 * GIB), 100 * GIB);
+        assert_eq!(rounded(100 * GIB - 4096, 100 * GIB), rounded(100 * GIB - (100 << 20), 100 * GIB));
+        assert_eq!((rounded(0, 64 << 20), rounded(0, 0), rounded(4096, 4096)), (0, 0, 4096));
     }
 
     #[test]
