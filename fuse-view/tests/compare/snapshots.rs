@@ -138,7 +138,8 @@ impl Chance {
     }
 }
 
-fn tool(program: &str, args: &[&str]) -> std::result::Result<(), String> {
+/// Runs a program of the system; what it says is the error.
+pub fn tool(program: &str, args: &[&str]) -> std::result::Result<(), String> {
     let path = format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default());
     let out = Command::new(program).args(args).env("PATH", path).output();
     let out = out.map_err(|e| format!("{program}: {e}"))?;

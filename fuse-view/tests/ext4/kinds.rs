@@ -21,7 +21,7 @@ enum Left {
     Partial,
 }
 
-/// Name of the case of e2fsprogs, commands for debugfs, what is left.
+/// Name of the case of e2fsprogs, or what is damaged; commands for debugfs; what is left.
 const KINDS: &[(&str, &[&str], Left)] = &[
     ("f_badroot", &["sif <2> mode 0"], Left::Nothing),
     ("f_noroot", &["clri <2>"], Left::Nothing),
@@ -42,6 +42,7 @@ const KINDS: &[(&str, &[&str], Left)] = &[
     ("f_bad_file_acl", &["sif attributes/small file_acl 99999999"], Left::AllBut(3)),
     ("f_file_acl_high", &["sif attributes/small file_acl 5"], Left::AllBut(3)),
     ("f_no_links", &["sif files/len4096 links_count 0"], Left::AllBut(6)),
+    ("fewer links than names", &["sif links/first links_count 2"], Left::All),
     ("f_extra_isize", &["sif files/len4096 extra_isize 255"], Left::AllBut(6)),
     ("f_size_high", &["sif files/len4096 size 0x8000000000001000"], Left::AllBut(6)),
     ("f_baddir2", &["zap_block -f names -o 28 -l 60 -p 0xFF 0"], Left::AllBut(200)),
