@@ -139,7 +139,7 @@ impl FuseLoop {
                 Some(kept) => Requests::found(kept, name.max_payload),
                 None => Requests::new(name.max_payload, self.options.threads),
             };
-            let requests = requests.context("find the requests of", place())?;
+            let requests = Arc::new(requests.context("find the requests of", place())?);
             let server = Server::start(fuse, disk.clone(), &volume_name, &requests, resends)
                 .context("serve", place())?;
             if resends {
@@ -231,7 +231,7 @@ impl Transport for FuseLoop {
         let mount = connection::mount_fuse(&fuse)?;
         let own = fuse.try_clone().context("duplicate", "a FUSE descriptor")?;
         let start = || {
-            let requests = Requests::new(MAX_PAYLOAD, self.options.threads)?;
+            let requests = Arc::new(Requests::new(MAX_PAYLOAD, self.options.threads)?);
             let name = &identity.volume_name;
             Ok((Server::start(own, disk.clone(), name, &requests, self.options.resend)?, requests))
         };

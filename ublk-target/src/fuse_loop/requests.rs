@@ -15,6 +15,7 @@ pub(super) struct Requests {
     file: OwnedFd,
     payload: usize,
     slots: usize,
+    found: bool,
 }
 
 /// What one thread reads requests into, and writes replies from.
@@ -28,7 +29,7 @@ impl Requests {
     pub(super) fn new(max_payload: u32, slots: usize) -> io::Result<Self> {
         let payload = usize::try_from(max_payload).map_err(io::Error::other)?.next_multiple_of(PAGE);
         let len = u64::try_from((PAGE + payload) * slots).map_err(io::Error::other)?;
-        Ok(Self { file: fd::memory_file("cowslip-requests", len)?, payload, slots })
+        Ok(Self { file: fd::memory_file("cowslip-requests", len)?, payload, slots, found: false })
     }
 
     /// Of a dead server, which may have been another version: the file's length tells how many threads it had.
@@ -38,11 +39,16 @@ impl Requests {
         if len == 0 || !len.is_multiple_of(PAGE + payload) {
             return Err(io::Error::new(io::ErrorKind::InvalidData, format!("requests kept in {len} bytes")));
         }
-        Ok(Self { file, payload, slots: len / (PAGE + payload) })
+        Ok(Self { file, payload, slots: len / (PAGE + payload), found: true })
     }
 
     pub(super) fn slots(&self) -> usize {
         self.slots
+    }
+
+    /// Whether requests of a dead server may be in it.
+    pub(super) fn may_hold_some(&self) -> bool {
+        self.found
     }
 
     /// For the holder.

@@ -63,12 +63,13 @@ struct Shared {
 
 impl Server {
     /// Starts to answer, first what is left in `requests`. `may_resend`: the kernel is asked whether it sends requests
-    /// again.
+    /// again. Locking memory for all threads takes most of the time that a new device needs, and one thread is enough to
+    /// begin with: the others lock theirs themselves. But what is left must be answered, so then none may fail.
     pub(super) fn start(
         fuse: OwnedFd,
         disk: Arc<dyn Disk>,
         name: &str,
-        requests: &Requests,
+        requests: &Arc<Requests>,
         may_resend: bool,
     ) -> io::Result<Self> {
         let shared = Arc::new(Shared {
@@ -83,13 +84,24 @@ impl Server {
         });
         let server = Self { shared, threads: parking_lot::Mutex::default() };
         for index in 0..requests.slots() {
-            let Slot { head, data } = requests.slot(index)?;
-            let worker = Worker { shared: Arc::clone(&server.shared), head, data };
+            let now = index == 0 || requests.may_hold_some();
+            let slot = now.then(|| requests.slot(index)).transpose()?;
+            let (shared, requests) = (Arc::clone(&server.shared), Arc::clone(requests));
+            let run = move || {
+                let _guard = AbortOnPanic;
+                let slot = slot.map_or_else(|| requests.slot(index), Ok);
+                drop(requests);
+                match slot {
+                    Ok(Slot { head, data }) => Worker { shared: Arc::clone(&shared), head, data }.run(),
+                    Err(error) => {
+                        tracing::warn!(volume = shared.name, %error, "one thread less serves it: no memory to lock");
+                    }
+                }
+                shared.running.fetch_sub(1, Ordering::SeqCst);
+            };
             server.shared.running.fetch_add(1, Ordering::SeqCst);
-            let spawned = std::thread::Builder::new()
-                .name("cowslip-loop".into())
-                .stack_size(512 << 10)
-                .spawn(move || worker.run());
+            let spawned =
+                std::thread::Builder::new().name("cowslip-loop".into()).stack_size(512 << 10).spawn(run);
             match spawned {
                 Ok(handle) => server.threads.lock().push(handle),
                 Err(e) => {
@@ -212,7 +224,6 @@ impl Drop for AbortOnPanic {
 
 impl Worker {
     fn run(mut self) {
-        let _guard = AbortOnPanic;
         process::mark_io_thread();
         self.answer_left();
         while !self.shared.stop.load(Ordering::SeqCst) {
@@ -233,7 +244,6 @@ impl Worker {
                 }
             }
         }
-        self.shared.running.fetch_sub(1, Ordering::SeqCst);
     }
 
     /// Answers what a dead server had read into this slot, unless it was answered.

@@ -161,9 +161,7 @@ impl Params {
         let max_clear = u32::try_from(MAX_CLEAR / SECTOR).unwrap_or(u32::MAX);
         Self {
             len: 136,
-            types: param::TYPE_BASIC
-                | param::TYPE_DISCARD
-                | if zero_copy { param::TYPE_SEGMENT } else { 0 },
+            types: param::TYPE_BASIC | param::TYPE_DISCARD | if zero_copy { param::TYPE_SEGMENT } else { 0 },
             attributes: param::VOLATILE_CACHE | param::FUA,
             logical_block_shift: shift(block_size),
             // What is written in place whole; a file system need not know anything larger.
