@@ -12,8 +12,10 @@ use std::{
 
 /// Dead mounts, one over the other, that are detached before giving up.
 const MAX_DEAD: usize = 16;
-/// Read-ahead of the kernel, in KiB: large reads are what a server in user space does best.
-const READ_AHEAD_KIB: u32 = 1024;
+/// Read-ahead of the kernel, in KiB: eight requests of the largest size, so that threads fetch while the program copies.
+/// The kernel begins with little and doubles it, up to this, for who reads on. With 1 MiB one request at a time is under
+/// way, and a large file takes 1.4 times as long; 32 MiB are no faster.
+const READ_AHEAD_KIB: u32 = 8 * 1024;
 
 /// Makes sure that `dir` is an empty directory, detaching FUSE mounts there whose process died. Returns its
 /// absolute path.
