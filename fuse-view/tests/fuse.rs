@@ -153,7 +153,7 @@ fn every_kind_of_file_is_served_as_it_is() {
     }
     let device = line.split(' ').nth(2).unwrap();
     let read_ahead = fs::read_to_string(format!("/sys/class/bdi/{device}/read_ahead_kb"));
-    assert!(read_ahead.is_err() || read_ahead.unwrap().trim() == "1024");
+    assert!(read_ahead.is_err() || read_ahead.unwrap().trim() == "8192");
     drop(mounted);
     assert!(!at.is_mounted());
 }

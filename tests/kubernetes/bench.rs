@@ -11,7 +11,6 @@ use api::Api;
 use integration_tests::times;
 use page::Page;
 use serde_json::Value;
-use std::time::Duration;
 
 /// The node that all is on.
 const NODE: u32 = 1;
@@ -22,10 +21,6 @@ const AGAIN: usize = 5;
 const RESTORES: usize = 3;
 /// How often it repeats a snapshot, if that takes milliseconds and not seconds as the peer's does.
 const SNAPSHOTS: usize = 3;
-
-/// A pod that is gone leaves kubelet to unmount its claim, which looks for such work ten times a second. No pod waits
-/// for the end of the one before it.
-const SETTLED: Duration = Duration::from_millis(500);
 
 /// One of the two drivers.
 #[derive(Clone, Copy)]
@@ -106,7 +101,6 @@ fn round(api: &Api, side: Side, source: &str, size: &str, waits: &mut Waits) {
     }
     let running = |pod: &Value| pod["status"]["phase"] == "Running";
     for _ in 0..AGAIN {
-        std::thread::sleep(SETTLED);
         waits.running.push(api.timed(&pod("user", &[("copy", "/data")]), running));
         api.delete("pods/user");
     }
