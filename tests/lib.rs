@@ -3,6 +3,7 @@
 pub mod load;
 pub mod program;
 pub mod rig;
+mod ring;
 mod skip;
 
 pub use skip::skip;

@@ -2,7 +2,7 @@
 //! failure too, goes with the rig: processes first, because an unmount would wait for ever for a device that nobody
 //! serves, then mounts, loop devices and files. All of them are known by the rig's directory in their names.
 
-use crate::{binary, has_program, skip};
+use crate::{binary, has_program, ring, skip};
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fmt::Debug;
@@ -332,10 +332,7 @@ impl Drop for Rig {
         for name in self.loops() {
             quiet("losetup", &["-d", &format!("/dev/{name}")]);
         }
-        let run_dir = self.path("run").display().to_string();
-        let ring = format!("{}-ring", run_dir.trim_matches('/').replace('/', "-"));
-        // A stopped agent has taken it away already.
-        let _ = fs::remove_dir_all(Path::new("/dev/shm").join(ring));
+        ring::remove(&self.path("run"));
     }
 }
 

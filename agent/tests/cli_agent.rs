@@ -1,6 +1,8 @@
 //! The commands against a real agent on a temporary pool, without devices, and against its pool once it ended.
 
 mod common;
+#[path = "../../tests/ring.rs"]
+mod ring;
 
 use common::{Ended, cowslip, eventually, tool};
 use std::{
@@ -102,6 +104,7 @@ impl Drop for Agent {
             let _ = process.kill();
             let _ = process.wait();
         }
+        ring::remove(&self.path("run"));
     }
 }
 

@@ -1,5 +1,7 @@
 //! Devices through the life of an agent: mounted, killed under, stopped under, found again.
 
+#[path = "../../tests/ring.rs"]
+mod ring;
 #[path = "../../tests/skip.rs"]
 mod skip;
 
@@ -100,9 +102,7 @@ impl Drop for Host {
         if failed {
             run("umount", &["-l", &self.path("mnt").display().to_string()]);
         }
-        let run_dir = self.path("run").display().to_string();
-        let ring = format!("{}-ring", run_dir.trim_matches('/').replace('/', "-"));
-        let _ = fs::remove_dir_all(Path::new("/dev/shm").join(ring));
+        ring::remove(&self.path("run"));
     }
 }
 

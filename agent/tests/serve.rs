@@ -1,8 +1,11 @@
 //! The agent from outside: the real binary on a temporary pool without devices, through its API.
 
+#[path = "../../tests/ring.rs"]
+mod ring;
+
 use api::v1::{self, Chunk, SnapshotRef, TransferEnd, import_request};
 use api::{Client, Error, ErrorKind};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 use tokio_stream::StreamExt;
@@ -96,11 +99,7 @@ impl Drop for Agent {
             let _ = process.kill();
             let _ = process.wait();
         }
-        let ring = format!(
-            "{}-ring",
-            self.dir.path().join("run").display().to_string().trim_matches('/').replace('/', "-")
-        );
-        let _ = std::fs::remove_dir_all(Path::new("/dev/shm").join(ring));
+        ring::remove(&self.dir.path().join("run"));
     }
 }
 

@@ -11,6 +11,7 @@ use api::Api;
 use integration_tests::times;
 use page::Page;
 use serde_json::Value;
+use std::time::Duration;
 
 /// The node that all is on.
 const NODE: u32 = 1;
@@ -21,6 +22,11 @@ const AGAIN: usize = 5;
 const RESTORES: usize = 3;
 /// How often it repeats a snapshot, if that takes milliseconds and not seconds as the peer's does.
 const SNAPSHOTS: usize = 3;
+
+/// kubelet looks once a second for what has changed, as after the end of the pod before. So each side's pods are made in
+/// steps over a second, each step once in five rounds: a wait is not that for the rest of the second.
+const STEP: Duration = Duration::from_millis(40);
+const STEPS: usize = 25;
 
 /// One of the two drivers.
 #[derive(Clone, Copy)]
@@ -73,7 +79,7 @@ fn fill(api: &Api, cluster: &Cluster, side: Side, name: &str, size: &str, megaby
 
 /// One round: new claims, a snapshot of `source`, a claim of it, pods on that, one after another. What the round before
 /// left to be written is written first: it is no wait of this one's.
-fn round(api: &Api, side: Side, source: &str, size: &str, waits: &mut Waits) {
+fn round(api: &Api, number: usize, (side, source, size, waits): (Side, &str, &str, &mut Waits)) {
     std::process::Command::new("sync").status().expect("sync runs");
     let is_bound = |claim: &Value| claim["status"]["phase"] == "Bound";
     for _ in 0..AGAIN {
@@ -100,7 +106,8 @@ fn round(api: &Api, side: Side, source: &str, size: &str, waits: &mut Waits) {
         }
     }
     let running = |pod: &Value| pod["status"]["phase"] == "Running";
-    for _ in 0..AGAIN {
+    for again in 0..AGAIN {
+        std::thread::sleep(STEP * u32::try_from((number * AGAIN + again) % STEPS).expect("a few"));
         waits.running.push(api.timed(&pod("user", &[("copy", "/data")]), running));
         api.delete("pods/user");
     }
@@ -155,9 +162,10 @@ fn beside_host_path() {
             (OURS, "source-large", "10Gi", &mut large),
         ];
         // Nobody always follows the same one.
-        sides.rotate_left(usize::try_from(n).expect("a few rounds") % 3);
-        for (side, source, size, waits) in sides {
-            round(&api, side, source, size, waits);
+        let number = usize::try_from(n).expect("a few rounds");
+        sides.rotate_left(number % 3);
+        for side in sides {
+            round(&api, number, side);
         }
     }
     let mut page = Page::new(rounds);

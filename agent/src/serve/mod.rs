@@ -82,15 +82,16 @@ pub fn run(options: &AgentOptions) -> anyhow::Result<ExitCode> {
     if let Err(error) = serving::never_dump() {
         tracing::warn!(%error, "a crash may write a core dump, and devices wait for that");
     }
-    if let Err(error) = serving::outlive_others() {
-        tracing::warn!(%error, "when memory runs out, the agent may be killed before others (CAP_SYS_RESOURCE)");
-    }
+    let outlives = serving::outlive_others();
     let keeper = match process::role(&config)? {
         Role::Done(code) => return Ok(code),
         Role::Serve(keeper) => keeper,
     };
     store::io::heap::keep_reserve();
     let _last_words = logging::wait_for_nobody()?;
+    if let Err(error) = outlives {
+        tracing::warn!(%error, "when memory runs out, the agent may be killed before others (CAP_SYS_RESOURCE)");
+    }
     if let Err(error) = serving::stay_in_memory() {
         tracing::warn!(%error, "the program may be paged out (RLIMIT_MEMLOCK, CAP_IPC_LOCK)");
     }
