@@ -443,4 +443,5 @@ fn what_cannot_be_served_is_said() {
         &["DIR/none".trim_start_matches("DIR")],
     );
     check(&format!("{common}socket_group = 'no such group'\ntransport = 'none'"), 2, &["no such group"]);
+    ring::remove(&dir.path().join("run"));
 }

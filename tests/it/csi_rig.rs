@@ -14,10 +14,13 @@ use integration_tests::binary;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Code, Status};
+
+/// How long what nobody uses may be busy.
+const BUSY: Duration = Duration::from_secs(10);
 
 pub const MIB: u64 = 1 << 20;
 
@@ -242,8 +245,21 @@ impl Csi {
         self.node.node_unpublish_volume(request).await.map(drop)
     }
 
-    /// The opposite of [`Csi::publish`].
+    /// The opposite of [`Csi::publish`]. Programs that other tests start make things busy for an instant, see
+    /// [`integration_tests::rig::unmount`]; as kubelet does, it tries again.
     pub async fn unpublish(&mut self, id: &str, name: &str) -> Answer<()> {
+        let started = Instant::now();
+        loop {
+            match self.unpublish_once(id, name).await {
+                Err(refused) if refused.message().contains("busy") && started.elapsed() < BUSY => {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                ended => return ended,
+            }
+        }
+    }
+
+    async fn unpublish_once(&mut self, id: &str, name: &str) -> Answer<()> {
         self.unpublish_only(id, name).await?;
         let request = csi::NodeUnstageVolumeRequest {
             volume_id: id.into(),
