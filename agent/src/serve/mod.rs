@@ -121,7 +121,7 @@ fn start(config: Config, keeper: Keeper) -> api::Result<(Arc<Agent>, Socket)> {
     let ring = ring::choose(&config)?;
     let start = Instant::now();
     notify::progress("opening the pool");
-    let pool = open_pool(&config, &ring, keeper.recovering)?;
+    let pool = open_pool(&config, &ring, keeper.recovering).inspect_err(|_| ring.remove_unused())?;
     let opened = start.elapsed();
     // Only now: a process that gets this far is one that its holder starts again.
     let taken = keeper.store.map(Taken::from).transpose()?.map(Arc::new);

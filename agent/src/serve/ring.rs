@@ -31,6 +31,13 @@ impl RingDir {
             tracing::warn!("{} stays: {error}", path.display());
         }
     }
+
+    /// Takes it away if there is no ring in it: no pool was opened, and none was left by an agent that was killed.
+    pub fn remove_unused(&self) {
+        if let Some(path) = self.path.as_ref().filter(|_| self.passing) {
+            let _ = fs::remove_dir(path);
+        }
+    }
 }
 
 /// Chooses and makes the directory: the configured one, else one in the run directory, else one in
@@ -121,6 +128,13 @@ mod tests {
         assert_eq!(fs::metadata(&ring).unwrap().permissions().mode() & 0o777, 0o700);
         fs::set_permissions(&ring, fs::Permissions::from_mode(0o755)).unwrap();
         let refused = choose(&config(disk.path(), None)).unwrap();
+        fs::write(ring.join("left"), "").unwrap();
+        chosen.remove_unused();
+        assert!(ring.exists(), "with the ring of an agent that was killed");
+        fs::remove_file(ring.join("left")).unwrap();
+        chosen.remove_unused();
+        assert!(!ring.exists());
+        let chosen = choose(&config(disk.path(), None)).unwrap();
         chosen.remove();
         assert!(!ring.exists());
         assert_eq!(refused.path, None);
