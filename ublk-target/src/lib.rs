@@ -6,6 +6,7 @@
 //! - [`mounts`]: who uses a device.
 //! - [`serving`]: a process that serves devices never waits for one.
 
+mod block_queue;
 pub mod disk;
 pub mod error;
 pub mod freeze;
@@ -13,7 +14,6 @@ pub mod fuse_loop;
 pub mod holder;
 pub mod links;
 pub mod mounts;
-mod queue;
 pub mod serving;
 mod sys;
 pub mod transport;

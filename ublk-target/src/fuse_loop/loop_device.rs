@@ -2,7 +2,7 @@
 
 use crate::error::{Context, Result};
 use crate::sys::loops;
-use crate::{Error, mounts, queue};
+use crate::{Error, block_queue, mounts};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -80,8 +80,8 @@ impl LoopDevice {
     /// Sets what the loop driver leaves wrong for us: no I/O scheduler (the disk below has its own order), and block
     /// requests no larger than one FUSE payload.
     pub(super) fn tune(self, max_payload: u32) {
-        queue::set(&self.sys("queue/scheduler"), "none");
-        queue::set(&self.sys("queue/max_sectors_kb"), &(max_payload / 1024).to_string());
+        block_queue::set(&self.sys("queue/scheduler"), "none");
+        block_queue::set(&self.sys("queue/max_sectors_kb"), &(max_payload / 1024).to_string());
     }
 
     /// Whether it bypasses the page cache of its file.

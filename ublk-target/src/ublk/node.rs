@@ -2,7 +2,7 @@
 
 use super::control::kernel;
 use crate::error::{Context, Error, Result};
-use crate::{VolumeKey, queue};
+use crate::{VolumeKey, block_queue};
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
@@ -83,7 +83,7 @@ impl Node {
 
     /// The disk below has its own order: a scheduler only adds latency.
     pub(super) fn tune(self) {
-        queue::set(&self.sys("queue/scheduler"), "none");
+        block_queue::set(&self.sys("queue/scheduler"), "none");
     }
 }
 
