@@ -97,6 +97,9 @@ pub(super) mod flag {
     pub const ZERO_COPY: u64 = SUPPORT_ZERO_COPY | USER_COPY | AUTO_BUF_REG;
 }
 
+/// Bytes of [`Params`].
+const PARAMS_LEN: u32 = 136;
+
 /// The beginning of struct ublk_params; the kernel takes any length of it, and no more than it knows.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[repr(C)]
@@ -139,7 +142,11 @@ pub(super) mod param {
 }
 
 const _: () = {
-    assert!(size_of::<Command>() == 32 && size_of::<DeviceInfo>() == 64 && size_of::<Params>() == 136);
+    assert!(
+        size_of::<Command>() == 32
+            && size_of::<DeviceInfo>() == 64
+            && size_of::<Params>() == PARAMS_LEN as usize
+    );
 };
 
 /// Largest discard or write-zeroes at once, bytes: one request does not hold a queue up for long.
@@ -160,7 +167,7 @@ impl Params {
         let shift = |bytes: u32| u8::try_from(bytes.trailing_zeros()).unwrap_or(12);
         let max_clear = u32::try_from(MAX_CLEAR / SECTOR).unwrap_or(u32::MAX);
         Self {
-            len: 136,
+            len: PARAMS_LEN,
             types: param::TYPE_BASIC | param::TYPE_DISCARD | if zero_copy { param::TYPE_SEGMENT } else { 0 },
             attributes: param::VOLATILE_CACHE | param::FUA,
             logical_block_shift: shift(block_size),
@@ -277,7 +284,7 @@ mod tests {
         assert_eq!(params.sectors, 1 << 21);
         assert_eq!((params.logical_block_shift, params.physical_block_shift), (12, 12));
         assert_eq!(params.max_sectors, 1024);
-        assert_eq!(params.len, 136);
+        assert_eq!(params.len, PARAMS_LEN);
         assert_eq!(params.types & param::TYPE_SEGMENT, 0);
         assert_eq!(Params::of_disk(4096, 512, &info).logical_block_shift, 9);
         let info = DeviceInfo { flags: flag::ZERO_COPY, ..info };
