@@ -1,11 +1,12 @@
 //! Writes that a dead agent's disk has not done yet: whoever serves next waits for them, however long that takes.
 
 use crate::gaps::O_DIRECT;
+use crate::group::Group;
 use crate::rig_on;
 use integration_tests::rig::{Rig, cowslip, ended, signal};
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 /// A disk that the harness gives.
@@ -17,14 +18,11 @@ const CHANCE: Duration = Duration::from_millis(1500);
 struct Piece([u8; 64 << 10]);
 
 /// A group of processes whose writes to [`DISK`] get nowhere.
-struct Slow(PathBuf);
+struct Slow(Group);
 
 impl Slow {
     fn new() -> Self {
-        let groups = Path::new("/sys/fs/cgroup");
-        fs::write(groups.join("cgroup.subtree_control"), "+io").expect("the kernel limits I/O");
-        let slow = Self(groups.join("slow"));
-        fs::create_dir_all(&slow.0).expect("a group");
+        let slow = Self(Group::new("slow", "io"));
         slow.limit("1024");
         slow
     }
@@ -33,19 +31,13 @@ impl Slow {
     fn limit(&self, bytes: &str) {
         let number = fs::metadata(DISK).expect("the disk is there").rdev();
         let device = format!("{}:{} wbps={bytes}", libc::major(number), libc::minor(number));
-        fs::write(self.0.join("io.max"), device).expect("the limit is taken");
-    }
-
-    fn add(&self, pid: u32) {
-        fs::write(self.0.join("cgroup.procs"), pid.to_string()).expect("the process lives");
+        self.0.limit("io.max", &device);
     }
 }
 
 impl Drop for Slow {
     fn drop(&mut self) {
         self.limit("max");
-        // Not before its last process has been reaped; an empty group does no harm.
-        let _ = fs::remove_dir(&self.0);
     }
 }
 
@@ -67,7 +59,7 @@ fn late_writes_of_a_dead_agent_are_waited_for() {
     write(&file, 1).expect("the device takes it");
     let slow = Slow::new();
     let pid = rig.pid();
-    slow.add(pid);
+    slow.0.add(pid);
     let late = open().expect("the device opens");
     // Not a scoped one: where the device hangs, the test must be able to fail.
     let writer = std::thread::spawn(move || write(&late, 2).expect("no write fails"));

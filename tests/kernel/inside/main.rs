@@ -7,6 +7,7 @@ mod copies;
 mod devices;
 mod fsynced;
 mod gaps;
+mod group;
 mod kills;
 mod late;
 mod log_writes;

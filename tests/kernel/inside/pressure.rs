@@ -1,9 +1,10 @@
 //! Little memory: it becomes free when dirty pages are written to a volume, which is the agent's work (H3).
 
+use crate::group::Group;
 use crate::rig_on;
-use integration_tests::rig::{Running, cowslip, ended, host_tool, signal, tool, unmount};
+use integration_tests::rig::{Running, cowslip, ended, host_tool, signal, unmount};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// A disk that the harness gives, of 8 GiB; others use it too.
 const DISK: &str = "/dev/ubdc";
@@ -11,31 +12,6 @@ const DISK: &str = "/dev/ubdc";
 const MEMORY: &str = "64M";
 /// Many times that.
 const MIB: u32 = 256;
-
-/// A group of processes with little memory; it goes with this machine.
-struct Tight(PathBuf);
-
-impl Tight {
-    fn new(name: &str) -> Self {
-        let groups = Path::new("/sys/fs/cgroup");
-        fs::write(groups.join("cgroup.subtree_control"), "+memory").expect("the kernel limits memory");
-        let tight = Self(groups.join(name));
-        fs::create_dir(&tight.0).expect("a group");
-        fs::write(tight.0.join("memory.max"), MEMORY).expect("the limit is taken");
-        tight
-    }
-
-    fn add(&self, pid: u32) {
-        fs::write(self.0.join("cgroup.procs"), pid.to_string()).expect("the process lives");
-    }
-
-    /// A number of `memory.events`.
-    fn events(&self, of: &str) -> u64 {
-        let text = fs::read_to_string(self.0.join("memory.events")).expect("the group counts");
-        let line = text.lines().find_map(|line| line.strip_prefix(of)).expect("it counts that");
-        line.trim().parse().expect("a number")
-    }
-}
 
 /// What is written: lines, so that a block out of place is found.
 fn lines() -> String {
@@ -71,35 +47,34 @@ fn goes_on(zero_copy: bool) {
     let device = rig.ext4("v", "2G");
     let dir = rig.mount(&device, "mnt", "defaults");
     let file = dir.join("file");
-    // Blocks of a snapshot: each write needs a mapping, and each mapping a record.
-    tool(
-        "dd",
-        ["if=/dev/zero", &format!("of={}", file.display()), "bs=1M", &format!("count={MIB}"), "status=none"],
-    );
-    tool("sync", ["-f", &file.display().to_string()]);
-    rig.ok("-q snapshot create v@s");
-    // Pages that are there already would be nobody's in the group.
     drop_caches();
 
-    let tight = Tight::new(&format!("tight-{zero_copy}"));
+    let tight = Group::new(&format!("tight-{zero_copy}"), "memory");
+    tight.limit("memory.max", MEMORY);
     for pid in rig.processes() {
         tight.add(pid);
         // With the agent would go what frees memory.
         let score = fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).expect("the process lives");
         assert_eq!(score.trim(), "-900");
     }
-    let groups = tight.0.join("cgroup.procs");
-    let copy = format!(
-        "{} | dd of={} bs=1M conv=notrunc,fsync iflag=fullblock status=none",
-        lines(),
-        file.display()
-    );
-    let mut writer = shell(&format!("echo $$ > {} && {copy}", groups.display()));
-    rig.eventually("what is dirty is written", || writer.0.try_wait().expect("it can be asked").is_some());
-    assert_eq!(writer.end().code, Some(0));
-    println!("the limit was met {} times", tight.events("max "));
-    assert!(tight.events("max ") > 0, "there was memory enough");
-    assert_eq!(tight.events("oom_kill "), 0, "somebody was killed");
+    let write = |command: &str| {
+        let command = format!("echo $$ > {} && {command}", tight.members().display());
+        let mut writer = shell(&command);
+        rig.eventually("what is dirty is written", || writer.0.try_wait().expect("it can be asked").is_some());
+        assert_eq!(writer.end().code, Some(0), "{command}");
+    };
+    let into = format!("of={} bs=1M conv=notrunc,fsync iflag=fullblock status=none", file.display());
+    // The first that the device is asked for, and as fast as it comes: all that serving it takes is taken now.
+    write(&format!("dd if=/dev/zero count={MIB} {into}"));
+    rig.ok("-q snapshot create v@s");
+    // Pages that are there already would be nobody's in the group.
+    drop_caches();
+    // Blocks of a snapshot: each write needs a mapping, and each mapping a record.
+    write(&format!("{} | dd {into}", lines()));
+    let events = |of: &str| tight.count("memory.events", of);
+    println!("the limit was met {} times", events("max"));
+    assert!(events("max") > 0, "there was memory enough");
+    assert_eq!(events("oom_kill"), 0, "somebody was killed");
 
     // A successor in the same group takes over.
     let pid = rig.pid();
