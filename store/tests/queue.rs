@@ -514,6 +514,40 @@ fn a_ring_serves_many_tasks() {
     assert!(report.findings.is_empty(), "{:?}", report.findings);
 }
 
+/// Threads that the kernel has made for the rings of the calling thread.
+fn kernel_threads() -> usize {
+    let me = std::fs::read_link("/proc/thread-self").expect("proc is there");
+    let name = format!("iou-wrk-{}", me.file_name().expect("a number").to_string_lossy());
+    let tasks = std::fs::read_dir("/proc/self/task").expect("proc is there").flatten();
+    // One that has just ended is nobody's.
+    let names = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok());
+    names.filter(|of| of.trim_end() == name).count()
+}
+
+/// Each would be memory on the process's account, at a time when there may be none.
+#[test]
+fn h3_a_ring_makes_no_threads_while_it_serves() {
+    if !has_io_uring() {
+        return;
+    }
+    let (_dirs, _pool, v) = real_pool();
+    // SAFETY: its futures are driven by `run` only, which drops or ends them.
+    let ring = unsafe { Uring::new(v.descriptor().expect("a file")) }.expect("makes a ring");
+    assert_eq!(kernel_threads(), 1, "its one is there from the start");
+    let ended = Cell::new(0);
+    let task = async |lane: u64| {
+        for n in 0..8 {
+            let at = (lane * 8 + n) * 65_536;
+            v.on(&ring).write(at, Source::Memory(&[1; 65_536]), n % 2 == 1).await.expect("writes");
+            ring.sync().await.expect("syncs");
+        }
+        ended.set(ended.get() + 1);
+    };
+    ring.run((0..32).map(|lane| Box::pin(task(lane)) as Task<'_>).collect()).expect("runs");
+    // More would stay for seconds.
+    assert_eq!((ended.get(), kernel_threads()), (32, 1));
+}
+
 /// A request that is given up has ended before its memory and its place in the gate are.
 #[test]
 fn a_request_that_is_given_up_has_ended() {

@@ -6,6 +6,7 @@ pub mod heap;
 pub mod port;
 pub mod ring;
 pub mod sim;
+pub mod stock;
 pub(crate) mod together;
 pub mod uring;
 

@@ -126,7 +126,8 @@ impl Uring {
     /// # Errors
     /// As [`probe`].
     pub unsafe fn new(pool: BorrowedFd<'_>) -> io::Result<Self> {
-        let ring = build(DEPTH)?;
+        let mut ring = build(DEPTH)?;
+        super::stock::requests(&mut ring)?;
         ring.submitter().register_files(&[pool.as_raw_fd()])?;
         // SAFETY: makes a new descriptor; the result is checked.
         let event = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };

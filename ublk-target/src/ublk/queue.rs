@@ -240,8 +240,11 @@ pub(super) fn serve(
     let queue = UblkQueue::new_for_thread(queue, &served.dev, thread).map_err(device_error)?;
     let part = served.info.max_io_bytes as usize;
     let copies = !served.goes_without_copies();
-    if !copies && served.places < served.info.depth {
-        register_places(served.places).map_err(device_error)?;
+    if !copies {
+        if served.places < served.info.depth {
+            register_places(served.places).map_err(device_error)?;
+        }
+        stock_places(served.places.min(served.info.depth));
     }
     // A device without copies needs none.
     let lock = || LockedBuffer::on_demand(part * queue.nr_tags() as usize, part, RESIDENT);
@@ -289,7 +292,9 @@ fn init_ring(depth: u16) -> Raw<()> {
                 }
                 builder.build(entries)
             };
-            let _ = cell.set(RefCell::new(build(true).or_else(|_| build(false))?));
+            let mut ring = build(true).or_else(|_| build(false))?;
+            store::io::stock::requests(&mut ring)?;
+            let _ = cell.set(RefCell::new(ring));
         }
         Ok(())
     })
@@ -303,6 +308,14 @@ fn register_places(places: u16) -> Raw<()> {
         submitter.register_buffers_sparse(places.max(1).into())
     })
     .map_err(UblkError::IOError)
+}
+
+/// Lets the kernel take what so many requests' pages in the thread's ring need. It serves without, too.
+fn stock_places(places: u16) {
+    let taken = with_task_io_ring_mut(|ring| store::io::stock::buffers(&ring.submitter(), places));
+    if let Err(error) = taken {
+        tracing::debug!(%error, "memory for requests' pages is taken when they come");
+    }
 }
 
 fn run(shared: &Shared<'_>, schedule: &Schedule, tasks: &mut Tasks<'_>) -> Raw<()> {
