@@ -60,7 +60,9 @@ fn goes_on(zero_copy: bool) {
     let write = |command: &str| {
         let command = format!("echo $$ > {} && {command}", tight.members().display());
         let mut writer = shell(&command);
-        rig.eventually("what is dirty is written", || writer.0.try_wait().expect("it can be asked").is_some());
+        rig.eventually("what is dirty is written", || {
+            writer.0.try_wait().expect("it can be asked").is_some()
+        });
         assert_eq!(writer.end().code, Some(0), "{command}");
     };
     let into = format!("of={} bs=1M conv=notrunc,fsync iflag=fullblock status=none", file.display());
