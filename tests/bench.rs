@@ -105,6 +105,16 @@ fn read(path: &str) -> String {
     std::fs::read_to_string(path).unwrap_or_default().trim().to_owned()
 }
 
+/// Whether the system pages out what was not used for a moment, though there is memory enough: what a program caches in
+/// the kernel is gone then before it asks again.
+fn pages_out() -> bool {
+    let daemons = std::fs::read_dir("/sys/kernel/mm/damon/admin/kdamonds").into_iter().flatten().flatten();
+    daemons.map(|daemon| daemon.path()).any(|daemon| {
+        read(&text(&daemon.join("state"))) == "on"
+            && read(&text(&daemon.join("contexts/0/schemes/0/action"))) == "pageout"
+    })
+}
+
 /// The rows so far.
 pub struct Table {
     rows: String,
@@ -139,6 +149,12 @@ impl Table {
             ("rustc", said("rustc", &["--version"])),
         ];
         facts.extend_from_slice(more);
+        if pages_out() {
+            facts.push((
+                "caches",
+                "do not stay: the system takes pages back that were not used for a moment (DAMON)".into(),
+            ));
+        }
         facts.push(("load average, before and after", format!("{}; {}", self.load, read("/proc/loadavg"))));
         let facts: String = facts.iter().map(|(what, is)| format!("| {what} | {is} |\n")).collect();
         let columns = format!("| {} |\n|{}", columns.join(" | "), "---|".repeat(columns.len()));

@@ -16,8 +16,10 @@ use std::time::Duration;
 /// The node that all is on.
 const NODE: u32 = 1;
 
-/// How often a round repeats what takes milliseconds: there a median of a few would be chance.
-const AGAIN: usize = 5;
+/// How often a round repeats a new claim, which takes milliseconds: there a median of a few would be chance.
+const CLAIMS: usize = 12;
+/// How often it repeats a pod.
+const PODS: usize = 5;
 /// How often it repeats a restored claim, which with the peer is a copy.
 const RESTORES: usize = 3;
 /// How often it repeats a snapshot, if that takes milliseconds and not seconds as the peer's does.
@@ -82,7 +84,7 @@ fn fill(api: &Api, cluster: &Cluster, side: Side, name: &str, size: &str, megaby
 fn round(api: &Api, number: usize, (side, source, size, waits): (Side, &str, &str, &mut Waits)) {
     std::process::Command::new("sync").status().expect("sync runs");
     let is_bound = |claim: &Value| claim["status"]["phase"] == "Bound";
-    for _ in 0..AGAIN {
+    for _ in 0..CLAIMS {
         waits.bound.push(api.timed(&claimed(claim("new", size), side), is_bound));
         api.delete("persistentvolumeclaims/new");
     }
@@ -106,8 +108,8 @@ fn round(api: &Api, number: usize, (side, source, size, waits): (Side, &str, &st
         }
     }
     let running = |pod: &Value| pod["status"]["phase"] == "Running";
-    for again in 0..AGAIN {
-        std::thread::sleep(STEP * u32::try_from((number * AGAIN + again) % STEPS).expect("a few"));
+    for again in 0..PODS {
+        std::thread::sleep(STEP * u32::try_from((number * PODS + again) % STEPS).expect("a few"));
         waits.running.push(api.timed(&pod("user", &[("copy", "/data")]), running));
         api.delete("pods/user");
     }

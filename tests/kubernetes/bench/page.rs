@@ -1,7 +1,7 @@
 //! The page that says what was measured.
 
 use super::calls::Call;
-use super::{AGAIN, RESTORES, SNAPSHOTS, median};
+use super::{CLAIMS, PODS, RESTORES, SNAPSHOTS, median};
 use crate::cluster::Cluster;
 use std::fmt::Write;
 use std::process::Command;
@@ -31,7 +31,7 @@ impl Page {
             "# Benchmarks in Kubernetes\n\n\
              Written by `make bench-kubernetes`: what a user waits for, beside csi-driver-host-path 1.18.0 in the same \
              cluster, on the same node, with the same sidecars, by turns; medians of {rounds} rounds, in each of which \
-             a new claim and a pod are made {AGAIN} times, a restored claim {RESTORES} times, a snapshot of Cowslip's {SNAPSHOTS} times; before each half a second passes, in which the one before it is undone, and before pods up to a second more, in steps, because kubelet looks once a second for what has changed. A ratio above 1 says that Cowslip is the faster one.\n\n\
+             a new claim is made {CLAIMS} times, a pod {PODS} times, a restored claim {RESTORES} times, a snapshot of Cowslip's {SNAPSHOTS} times; before each half a second passes, in which the one before it is undone, and before pods up to a second more, in steps, because kubelet looks once a second for what has changed. A ratio above 1 says that Cowslip is the faster one.\n\n\
              | | |\n|---|---|\n| date | {} |\n| cowslip | {} |\n| machine | {} ×{} |\n| kernel | {} |\n\
              | load average after | {} |\n\n\
              | seconds, 1 GiB with 500 MB in it | cowslip | host-path | ratio | at least | cowslip, 10 GiB with 5 GB | to 1 GiB | at most |\n\
