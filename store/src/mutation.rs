@@ -51,7 +51,7 @@ mutations! {
         "The pool is opened without its lock.";
     PageCache "page-cache" "H3" "store" "files" "h3_no_write_waits_for_the_page_cache"
         "The pool is written through the host's page cache.";
-    ManyWorkers "many-workers" "H3" "store" "queue" "h3_a_ring_makes_no_threads"
+    ManyWorkers "many-workers" "H3" "store" "queue" "h3_a_ring_makes_no_threads_while_it_serves"
         "The kernel makes threads for a ring's requests when they need one.";
     OneSync "one-sync" "H2, H8" "store" "crash" "nothing_acknowledged_is_lost"
         "A flush writes the records before the data is synced, and syncs once.";
