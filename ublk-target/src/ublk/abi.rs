@@ -284,7 +284,7 @@ mod tests {
         assert_eq!(params.sectors, 1 << 21);
         assert_eq!((params.logical_block_shift, params.physical_block_shift), (12, 12));
         assert_eq!(params.max_sectors, 1024);
-        assert_eq!(params.len, PARAMS_LEN);
+        assert_eq!(params.len, 136);
         assert_eq!(params.types & param::TYPE_SEGMENT, 0);
         assert_eq!(Params::of_disk(4096, 512, &info).logical_block_shift, 9);
         let info = DeviceInfo { flags: flag::ZERO_COPY, ..info };
