@@ -2,7 +2,7 @@
 //! the kernel would rather kill somebody than do without (H3). It keeps what it was once given as long as the ring lives.
 #![allow(unsafe_code)] // requests and buffers by their addresses
 
-use super::AlignedBuf;
+use super::{AlignedBuf, uring};
 use crate::mutation::Mutation;
 use io_uring::{IoUring, Submitter, opcode, squeue, types};
 use std::fs::File;
@@ -49,7 +49,7 @@ unsafe fn answered(ring: &mut IoUring, requests: &[squeue::Entry]) -> io::Result
     let mut answers = 0;
     while answers < requests.len() {
         match ring.submit_and_wait(1) {
-            Err(e) if e.kind() != io::ErrorKind::Interrupted => {
+            Err(e) if !uring::passes(&e) => {
                 // Nobody can tell any more when the kernel is done with the requests' memory.
                 std::process::abort();
             }

@@ -106,6 +106,11 @@ pub fn engine() -> &'static str {
     &ENGINE
 }
 
+/// Whether the kernel takes what a ring holds when it is asked again.
+pub(super) fn passes(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN | libc::EBUSY))
+}
+
 /// A ring with what this kernel offers to a ring of one thread.
 fn build(entries: u32) -> io::Result<IoUring> {
     let deferred = IoUring::builder().setup_single_issuer().setup_defer_taskrun().build(entries);
@@ -202,7 +207,7 @@ impl Uring {
         self.shared.sleeping.store(false, Ordering::SeqCst);
         match entered {
             Ok(_) => {}
-            Err(e) if matches!(e.raw_os_error(), Some(libc::EINTR | libc::EAGAIN | libc::EBUSY)) => {}
+            Err(e) if passes(&e) => {}
             Err(e) => return Err(e),
         }
         for done in state.ring.completion() {
