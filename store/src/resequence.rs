@@ -27,7 +27,8 @@ use std::time::{Duration, Instant};
 const PIECE_BLOCKS: u64 = 256;
 /// The same as a step.
 const PIECE: usize = 256;
-/// A piece is worth it when its stretches have fewer blocks than this on average: 32 KiB.
+/// A piece is worth it when it has a seam for so many blocks on average, which are 32 KiB: a place where neighbours in
+/// the volume lie apart. Blocks beside a hole have no neighbour, and no order would make them one.
 const SHORT_BLOCKS: u64 = 8;
 /// Most that the background reads: it is never in a hurry.
 const BYTES_PER_SECOND: u64 = 64 << 20;
@@ -111,6 +112,8 @@ pub enum Step {
     Nothing,
     /// Somebody changed the volume meanwhile.
     Disturbed,
+    /// A checkpoint gave the segment to the host that was there for it; the next try gets another one.
+    Again,
     /// The pool has no room for it.
     NoRoom,
 }
@@ -162,7 +165,7 @@ impl Pool {
     /// # Errors
     /// `Io`, `Poisoned`.
     pub fn resequence(&self) -> Result<()> {
-        while let Step::Done(_) = self.core.resequence_step()? {}
+        while matches!(self.core.resequence_step()?, Step::Done(_) | Step::Again) {}
         self.core.checkpoint_now()
     }
 
@@ -310,7 +313,8 @@ impl Core {
             self.stretches(&head, blocks.clone())?
         };
         let n: u64 = stretches.iter().map(|s| s.n).sum();
-        if stretches.len() as u64 * SHORT_BLOCKS < n || stretches.len() < 2 {
+        let seams = stretches.windows(2).filter(|pair| pair[0].l + pair[0].n == pair[1].l).count() as u64;
+        if seams == 0 || seams * SHORT_BLOCKS < n {
             return Ok(Step::Done(LOOK_BYTES));
         }
         // Outside of the epoch: this may wait for a checkpoint, which waits for epochs to end.
@@ -332,7 +336,7 @@ impl Core {
             Ok(changes) => changes,
             Err(e) if e.kind() == ErrorKind::NoSpace => {
                 self.untake(&taken)?;
-                return Ok(Step::NoRoom);
+                return Ok(Step::Again);
             }
             Err(e) => {
                 // Where a write failed nothing is put again until the pool is opened anew, as after any write.
@@ -364,6 +368,9 @@ impl Core {
         }
         if !self.alloc.has_whole_segment() {
             self.back_more(true);
+            if !self.alloc.has_whole_segment() {
+                return Ok(None);
+            }
         }
         let nodes = touched(blocks.start, blocks.end - blocks.start, false).count() as u64;
         let need = Need { blocks: n, nodes, records: n, freeing: false };

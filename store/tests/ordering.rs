@@ -381,3 +381,43 @@ fn h36_what_is_written_meanwhile_stays() {
     assert_eq!(buf, [0x22; 4096]);
     assert_clean(&w.dev, "at the end");
 }
+
+/// H36: single blocks between holes are in order whatever their places; to copy them again and again would be the end of
+/// a disk.
+#[test]
+fn h36_blocks_between_holes_are_left_where_they_are() {
+    let (w, pool) = pool_of(32);
+    let v = volume(&pool, "v", 512);
+    (0..512).rev().step_by(2).for_each(|l| write(&v, l, 0x11).expect("writes"));
+    pool.checkpoint().expect("checkpoints");
+    pool.resequence().expect("resequences");
+    assert_eq!(pool.resequencing().1, 0, "bytes copied");
+    assert_clean(&w.dev, "at the end");
+}
+
+/// H36: a checkpoint gives the segment to the host that the next copy was to go to: the copy gets another one.
+#[test]
+fn h36_space_that_goes_back_to_the_host_is_had_again() {
+    let (w, pool) = pool_of(64);
+    // Free blocks are plenty, and few segments are free as a whole: a checkpoint gives them all back.
+    let holes = volume(&pool, "holes", 40 * 256);
+    let v = volume(&pool, "v", 512);
+    (0..512).rev().for_each(|l| write(&v, l, 0x11).expect("writes"));
+    (0..40 * 256).for_each(|l| write(&holes, l, 0x22).expect("writes"));
+    (0..40 * 256).step_by(2).for_each(|l| holes.discard(l * 4096, 4096).expect("discards"));
+    pool.checkpoint().expect("checkpoints");
+    std::thread::scope(|s| {
+        // What is copied is read first.
+        let hold = w.dev.hold(Request::Read, EVERYTHING);
+        let order = s.spawn(|| pool.resequence().expect("resequences"));
+        hold.caught();
+        let checkpoint = s.spawn(|| pool.checkpoint().expect("checkpoints"));
+        give_a_chance(&checkpoint);
+        drop(hold);
+        order.join().expect("it does not panic");
+        checkpoint.join().expect("it does not panic");
+    });
+    let after = v.placement().expect("looks");
+    assert!(after.ios <= 6, "{after:?}");
+    assert_clean(&w.dev, "at the end");
+}
