@@ -24,7 +24,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Largest payload of a request, in bytes, of the connections that this version makes. The loop driver's requests have
 /// 128 segments at most, which is 512 KiB of scattered pages; the kernel cuts those in two, and two threads serve them at
-/// once. Against 512 KiB, 256 gave 1 MiB sequential writes a third more, and locks half as much.
+/// once. Larger payloads were no faster, and cost locked memory.
 pub(super) const MAX_PAYLOAD: u32 = 256 << 10;
 /// Threads of a connection. One thread serves one request at a time, so this bounds a volume's I/O depth; each costs
 /// `MAX_PAYLOAD` of locked memory, 4 MiB a volume in all. Against 8 threads, 16 gave 1 MiB sequential writes a fifth
