@@ -15,6 +15,7 @@ use std::{
     cell::RefCell,
     fs, io,
     sync::LazyLock,
+    sync::atomic::{AtomicU64, Ordering},
     time::{Duration, Instant},
 };
 
@@ -25,16 +26,27 @@ const LONGEST_STREAK: u32 = 1 << 16;
 const LOOK: u32 = 256;
 /// Between two requests of a streak there is less than this.
 const PAUSE: Duration = Duration::from_millis(1);
-/// So many pauses end the binding, and make the next one harder.
-const PAUSES: u32 = 8;
+/// So many pauses between two looks end the binding, and make the next one harder. A disk that is waited for now and
+/// then makes fewer, a processor with other work one at each request.
+const PAUSES: u32 = 32;
+
+/// When a thread of this process was last asked, in nanoseconds since the first time. Whichever thread answers: one
+/// that the others leave nothing to do is not asked slowly.
+static LAST: AtomicU64 = AtomicU64::new(0);
+static FIRST: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+/// Notes a request; whether there was none for long.
+fn paused() -> bool {
+    let now = u64::try_from(FIRST.elapsed().as_nanos()).unwrap_or(u64::MAX);
+    u128::from(now.saturating_sub(LAST.swap(now, Ordering::Relaxed))) > PAUSE.as_nanos()
+}
 
 /// What one thread knows of who asks it.
 struct Near {
     /// The asking thread; 0: nobody in particular.
     asker: u32,
-    /// Requests of it in a row, and when the last one came.
+    /// Requests of it in a row.
     streak: u32,
-    last: Instant,
     /// Pauses since a look.
     pauses: u32,
     /// The streak that it takes.
@@ -49,7 +61,7 @@ thread_local! {
 
 /// Tells that the thread `asker` waits for a small answer of this thread.
 pub fn asked_by(asker: u32) {
-    NEAR.with_borrow_mut(|near| near.asked_by(asker, Instant::now()));
+    NEAR.with_borrow_mut(|near| near.asked_by(asker, paused()));
 }
 
 /// Tells that what this thread does now is better done anywhere.
@@ -67,11 +79,11 @@ static ALLOWED: LazyLock<bool> = LazyLock::new(|| {
 
 impl Near {
     fn new() -> Self {
-        Self { asker: 0, streak: 0, last: Instant::now(), pauses: 0, wanted: STREAK, bound: None }
+        Self { asker: 0, streak: 0, pauses: 0, wanted: STREAK, bound: None }
     }
 
-    fn asked_by(&mut self, asker: u32, now: Instant) {
-        let paused = now.duration_since(std::mem::replace(&mut self.last, now)) > PAUSE;
+    /// `paused`: nobody had asked for a while.
+    fn asked_by(&mut self, asker: u32, paused: bool) {
         if asker != self.asker {
             self.leave();
             self.asker = asker;
@@ -180,16 +192,16 @@ mod tests {
         std::thread::spawn(test).join().unwrap();
     }
 
-    /// So many requests, each that much after the one before.
-    fn ask(near: &mut Near, asker: u32, count: u32, apart: Duration) {
+    /// So many requests, each `SLOW` or not.
+    fn ask(near: &mut Near, asker: u32, count: u32, paused: bool) {
         for _ in 0..count {
-            near.asked_by(asker, near.last + apart);
+            near.asked_by(asker, paused);
         }
     }
 
     const NOT_ALLOWED: &str = "a thread may not leave SCHED_IDLE; run as root, or with `ulimit -e 20`";
-    const QUICK: Duration = Duration::from_micros(10);
-    const SLOW: Duration = Duration::from_millis(5);
+    const QUICK: bool = false;
+    const SLOW: bool = true;
 
     fn bound(near: &Near) -> bool {
         assert_eq!(near.bound.is_some(), state().1);
