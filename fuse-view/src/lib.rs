@@ -24,4 +24,4 @@ pub mod worker;
 
 pub use block::{BlockRead, Piece};
 pub use error::{Error, Result};
-pub use view::{Attr, DirEntry, Extent, FileKind, FsView, Ino, InodeTable, StatFs, Timestamp};
+pub use view::{Attr, DirEntry, Extent, FileKind, FsView, Ino, InodeTable, StatFs, Timestamp, Wanted};

@@ -162,6 +162,9 @@ pub struct InodeTable {
     pub inode_bytes: u64,
 }
 
+/// Tells by inode and kind (None: the entry does not say) whether an entry of a directory is wanted.
+pub type Wanted<'a> = &'a dyn Fn(Ino, Option<FileKind>) -> bool;
+
 /// A file system opened read only. All methods may be called from many threads.
 pub trait FsView: Send + Sync {
     /// Name of the format: `ext4`, `ext3`, `xfs`, …
@@ -176,6 +179,20 @@ pub trait FsView: Send + Sync {
     fn lookup(&self, dir: Ino, name: &[u8]) -> Result<Ino>;
     /// Entries of `dir` after `cookie` (0: from the start), at most `max`; an empty answer is the end.
     fn readdir(&self, dir: Ino, cookie: u64, max: usize) -> Result<Vec<DirEntry>>;
+    /// As [`FsView::readdir`], of those entries alone that are wanted: an empty answer is the end here, too. Where
+    /// few are, a format that asks before it makes names of them is quicker.
+    fn readdir_wanted(&self, dir: Ino, cookie: u64, max: usize, wanted: Wanted<'_>) -> Result<Vec<DirEntry>> {
+        let mut cookie = cookie;
+        loop {
+            let mut entries = self.readdir(dir, cookie, max)?;
+            let Some(last) = entries.last() else { return Ok(entries) };
+            cookie = last.cookie;
+            entries.retain(|entry| wanted(entry.ino, entry.kind));
+            if !entries.is_empty() {
+                return Ok(entries);
+            }
+        }
+    }
     /// As [`FsView::readdir`], with the attributes of each entry.
     fn list(&self, dir: Ino, cookie: u64, max: usize) -> Result<Listing> {
         let entries = self.readdir(dir, cookie, max)?;

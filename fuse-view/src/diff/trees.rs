@@ -244,7 +244,10 @@ impl<'a> Trees<'a> {
         let view = &*self.new.inside.view;
         let mut cookie = 0;
         loop {
-            let mut batch = view.readdir(both.new.ino, cookie, BATCH)?;
+            let shared = |ino| self.inodes.is_some_and(|inodes| inodes.are_shared(ino));
+            let wanted =
+                |ino, kind| self.thorough || matches!(kind, None | Some(FileKind::Dir)) || !shared(ino);
+            let mut batch = view.readdir_wanted(both.new.ino, cookie, BATCH, &wanted)?;
             let Some(last) = batch.last() else { return Ok(()) };
             cookie = last.cookie;
             batch.sort_unstable_by_key(|entry| entry.ino);

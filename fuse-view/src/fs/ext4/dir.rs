@@ -17,7 +17,7 @@ use super::superblock::{compat, incompat};
 use crate::fs::bytes::{le16, le32, u8_at};
 use crate::fs::kind;
 use crate::fs::run::Place;
-use crate::{DirEntry, Error, FileKind, Ino, Piece, Result};
+use crate::{DirEntry, Error, FileKind, Ino, Piece, Result, Wanted};
 
 const DAMAGED: u64 = 1 << 62;
 /// Marks cookies of names that fast commits added, which come last.
@@ -125,6 +125,8 @@ struct Listing<'a> {
     encoding: Option<Encoding>,
     /// Names that are not as the directory says.
     edit: Option<&'a DirEdit>,
+    /// Of what is not wanted nothing is made; None: all is.
+    wanted: Option<Wanted<'a>>,
 }
 
 impl Listing<'_> {
@@ -149,20 +151,25 @@ impl Listing<'_> {
                 return;
             }
             let cookie = ADDED | (number + 1) | self.mark();
-            let (name, ino) = (name.to_vec(), Ino::from(ino));
-            self.out.push(DirEntry { name, ino, kind: kind::of_entry(kind), cookie });
+            let (ino, kind) = (Ino::from(ino), kind::of_entry(kind));
+            if self.wants(ino, kind) {
+                self.out.push(DirEntry { name: name.to_vec(), ino, kind, cookie });
+            }
         }
     }
 
+    fn wants(&self, ino: Ino, kind: Option<FileKind>) -> bool {
+        self.wanted.is_none_or(|wanted| wanted(ino, kind))
+    }
+
     fn push(&mut self, entry: &RawEntry<'_>, block_at: u64) {
+        let (ino, kind) = (Ino::from(entry.ino), kind::of_entry(entry.file_type));
+        if !self.wants(ino, kind) {
+            return;
+        }
         let name = self.encoding.map_or_else(|| entry.name.to_vec(), |encoding| encoding.show(entry.name));
         let cookie = (block_at + entry.next as u64 + 1) | self.mark();
-        self.out.push(DirEntry {
-            name,
-            ino: Ino::from(entry.ino),
-            kind: kind::of_entry(entry.file_type),
-            cookie,
-        });
+        self.out.push(DirEntry { name, ino, kind, cookie });
     }
 
     /// Adds the entries of `bytes`, which stand at byte `block_at` of the directory, from byte `from` on.
@@ -260,8 +267,14 @@ impl Ext4 {
         le32(bytes, tail + 4) == crc32c(crc, &[0; 4])
     }
 
-    /// Entries after `cookie`, at most `max`.
-    pub(super) fn list(&self, dir: &Inode, cookie: u64, max: usize) -> Result<Vec<DirEntry>> {
+    /// Entries after `cookie` that are wanted (None: all are), at most `max`.
+    pub(super) fn list(
+        &self,
+        dir: &Inode,
+        cookie: u64,
+        max: usize,
+        wanted: Option<Wanted<'_>>,
+    ) -> Result<Vec<DirEntry>> {
         let position = cookie & !(DAMAGED | ADDED);
         let from = position.saturating_sub(1);
         let edit = self.fast.dir(dir.ino);
@@ -272,6 +285,7 @@ impl Ext4 {
             damaged_before: cookie & DAMAGED != 0,
             encoding: self.encoding(dir),
             edit,
+            wanted,
         };
         if cookie & ADDED != 0 {
             listing.add_new(position);

@@ -29,6 +29,7 @@ mod xattr;
 use crate::overlay::Scratch;
 use crate::{
     Attr, BlockRead, DirEntry, Error, Extent, FileKind, FsView, Ino, InodeTable, Piece, Result, StatFs,
+    Wanted,
 };
 use fast::FastLayer;
 use inode::{Inode, ROOT_INO, flag};
@@ -152,7 +153,12 @@ impl FsView for Ext4 {
 
     fn readdir(&self, dir: Ino, cookie: u64, max: usize) -> Result<Vec<DirEntry>> {
         let dir = self.dir_inode(self.named(dir)?)?;
-        self.list(&dir, cookie, max)
+        self.list(&dir, cookie, max, None)
+    }
+
+    fn readdir_wanted(&self, dir: Ino, cookie: u64, max: usize, wanted: Wanted<'_>) -> Result<Vec<DirEntry>> {
+        let dir = self.dir_inode(self.named(dir)?)?;
+        self.list(&dir, cookie, max, Some(wanted))
     }
 
     fn attr(&self, ino: Ino) -> Result<Attr> {
