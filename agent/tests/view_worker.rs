@@ -22,7 +22,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -361,6 +361,46 @@ fn dying_over_and_over_costs_little() {
     });
     // And again some time later.
     eventually("another one serves", || view.lookup(view.root(), b"many").is_ok());
+}
+
+/// An image that counts who asks it for identities.
+struct Asked {
+    image: FileImage,
+    has: bool,
+    times: AtomicU64,
+}
+
+impl BlockRead for Asked {
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<(), Error> {
+        self.image.read_at(offset, buf)
+    }
+
+    fn len(&self) -> u64 {
+        self.image.len()
+    }
+
+    fn has_identities(&self) -> bool {
+        self.has
+    }
+
+    fn identity(&self, offset: u64) -> Option<(u64, u64)> {
+        self.times.fetch_add(1, Ordering::SeqCst);
+        Some((offset, 1))
+    }
+}
+
+#[test]
+fn identities_are_asked_for_where_there_are_some() {
+    for has in [true, false] {
+        let Some(rig) = rig(|_| ()) else { return };
+        let image = FileImage::open(&rig.file).unwrap();
+        let blocks = Arc::new(Asked { image, has, times: AtomicU64::new(0) });
+        let Holds::Files(view) = rig.reader.open("snap", blocks.clone()).unwrap() else {
+            panic!("no file system");
+        };
+        assert_eq!(all_of(&*view), all_of(&*direct(&rig.file)));
+        assert_eq!(blocks.times.load(Ordering::SeqCst) > 0, has);
+    }
 }
 
 #[test]

@@ -20,6 +20,10 @@ pub trait BlockRead: Send + Sync {
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
+    /// Whether blocks may have identities: asking for them may cost a message each time.
+    fn has_identities(&self) -> bool {
+        true
+    }
     /// Identity of the 4 KiB block at `offset`: equal identities hold equal bytes, for ever. None: not known.
     fn identity(&self, _offset: u64) -> Option<(u64, u64)> {
         None

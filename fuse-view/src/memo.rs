@@ -157,6 +157,10 @@ impl BlockRead for Memo {
         self.inner.len()
     }
 
+    fn has_identities(&self) -> bool {
+        self.inner.has_identities()
+    }
+
     fn identity(&self, offset: u64) -> Option<(u64, u64)> {
         self.inner.identity(offset)
     }

@@ -51,6 +51,10 @@ impl BlockRead for FileImage {
     fn len(&self) -> u64 {
         self.len
     }
+
+    fn has_identities(&self) -> bool {
+        false
+    }
 }
 
 /// A range of another source, such as one partition of a disk.
@@ -84,6 +88,10 @@ impl BlockRead for Slice {
 
     fn len(&self) -> u64 {
         self.len
+    }
+
+    fn has_identities(&self) -> bool {
+        self.whole.has_identities()
     }
 
     fn identity(&self, offset: u64) -> Option<(u64, u64)> {
@@ -155,6 +163,10 @@ impl BlockRead for Joined {
 
     fn len(&self) -> u64 {
         self.len
+    }
+
+    fn has_identities(&self) -> bool {
+        self.whole.has_identities()
     }
 
     fn identity(&self, offset: u64) -> Option<(u64, u64)> {

@@ -4,7 +4,7 @@
 
 use super::{
     inside::{HostBlocks, hear_answer, on_lane},
-    wire::{CONTENT_BYTES, Fault, Length, Question, Reply, Version},
+    wire::{CONTENT_BYTES, Fault, Length, Question, Reply, Shape, Version},
 };
 use crate::{
     BlockRead, Error, Result,
@@ -85,7 +85,9 @@ struct Snapshots {
 
 impl Snapshots {
     fn hold(&self, (source, len): (u32, u64)) -> Arc<Snapshot> {
-        Arc::new(Snapshot { blocks: HostBlocks { source, len }, closed: self.closed.clone() })
+        // Where two of them differ is told by the host.
+        let shape = Shape { len, identities: false };
+        Arc::new(Snapshot { blocks: HostBlocks { source, shape }, closed: self.closed.clone() })
     }
 }
 

@@ -7,7 +7,7 @@ use super::{
     Reader,
     process::{Broken, Host},
     remote::Source,
-    wire::{self, Call, Question},
+    wire::{self, Call, Question, Shape},
 };
 use crate::{
     BlockRead, Error, Result,
@@ -57,8 +57,8 @@ impl Reader {
     ) -> std::result::Result<(), E> {
         let Sides { old, new, changed } = sides;
         let [old, new] = [old, new].map(|blocks| self.source(label, blocks));
-        let (path, old_number) = (path.to_vec(), old.number);
-        let call = Call::Diff { len: new.blocks.len(), old: old_number, old_len: old.blocks.len(), path };
+        let [old_shape, shape] = [&old, &new].map(|source| Shape::of(&*source.blocks));
+        let call = Call::Diff { shape, old: old.number, old_shape, path: path.to_vec() };
         let host = Diff { old: &old, new: &new, changed, cancel, each, failed: None };
         self.compare(&new, call, host)
     }

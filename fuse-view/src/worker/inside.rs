@@ -5,7 +5,7 @@ use super::{
     sandbox::Sandbox,
     wire::{
         About, Blocks, CONTENT_BYTES, Call, Content, Fault, Found, Hello, Identities, Lane, Listed, Part,
-        Ready, Reply, Request,
+        Ready, Reply, Request, Shape,
     },
 };
 use crate::{
@@ -156,11 +156,11 @@ impl Worker {
 
     fn answer(&self, source: u32, call: Call) {
         match call {
-            Call::Open { len } => return done(self.open(source, len)),
-            Call::Diff { len, old, old_len, path } => {
+            Call::Open(shape) => return done(self.open(HostBlocks { source, shape })),
+            Call::Diff { shape, old, old_shape, path } => {
                 self.hook.looks_up(&path);
-                let old = HostBlocks { source: old, len: old_len };
-                return done(comparing::diff(&self.budget, old, HostBlocks { source, len }, &path));
+                let old = HostBlocks { source: old, shape: old_shape };
+                return done(comparing::diff(&self.budget, old, HostBlocks { source, shape }, &path));
             }
             Call::Versions { path } => {
                 self.hook.looks_up(&path);
@@ -172,7 +172,7 @@ impl Worker {
             return done::<()>(Err(Error::NotFound("the source is not open".into())));
         };
         match call {
-            Call::Open { .. } | Call::Diff { .. } | Call::Versions { .. } => {}
+            Call::Open(_) | Call::Diff { .. } | Call::Versions { .. } => {}
             Call::List { dir, cookie, max } => done(list(&*view, dir, cookie, max)),
             Call::Names { dir, cookie, max } => done(view.readdir(dir, cookie, max.min(MAX_ENTRIES))),
             Call::Lookup { dir, name } => {
@@ -190,9 +190,9 @@ impl Worker {
         }
     }
 
-    fn open(&self, source: u32, len: u64) -> Result<Found> {
-        let blocks = Arc::new(HostBlocks { source, len });
-        let cached: Arc<dyn BlockRead> = Arc::new(CachedBlocks::new(blocks, &self.budget));
+    fn open(&self, blocks: HostBlocks) -> Result<Found> {
+        let source = blocks.source;
+        let cached: Arc<dyn BlockRead> = Arc::new(CachedBlocks::new(Arc::new(blocks), &self.budget));
         Ok(match container::open(&cached)? {
             container::Contents::FileSystem(_) => {
                 let view = fs::open(cached)?;
@@ -280,14 +280,14 @@ fn place(view: &dyn FsView, ino: Ino, offset: u64, len: usize) -> Result<Option<
 /// A source whose blocks the host has.
 pub struct HostBlocks {
     pub source: u32,
-    pub len: u64,
+    pub shape: Shape,
 }
 
 impl BlockRead for HostBlocks {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
         let end = offset.checked_add(buf.len() as u64);
-        if end.is_none_or(|end| end > self.len) {
-            let (count, len) = (buf.len(), self.len);
+        if end.is_none_or(|end| end > self.len()) {
+            let (count, len) = (buf.len(), self.len());
             return Err(Error::Corrupt(format!("{count} bytes at {offset} lie past the end, {len} bytes")));
         }
         let mut at = offset;
@@ -306,14 +306,21 @@ impl BlockRead for HostBlocks {
     }
 
     fn len(&self) -> u64 {
-        self.len
+        self.shape.len
+    }
+
+    fn has_identities(&self) -> bool {
+        self.shape.identities
     }
 
     fn identity(&self, offset: u64) -> Option<(u64, u64)> {
-        self.identities(offset..offset.saturating_add(1).min(self.len))?.first().copied()
+        self.identities(offset..offset.saturating_add(1).min(self.len()))?.first().copied()
     }
 
     fn identities(&self, range: Range<u64>) -> Option<Vec<(u64, u64)>> {
+        if !self.has_identities() {
+            return None;
+        }
         let ask = Reply::<()>::Identities { source: self.source, start: range.start, end: range.end };
         on_lane(|lane| {
             lane.send(&ask)?;

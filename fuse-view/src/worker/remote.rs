@@ -4,7 +4,7 @@ use super::{
     Reader,
     process::Host,
     recent::Recent,
-    wire::{About, Call, Content, Found, Listed, Part, plain},
+    wire::{About, Call, Content, Found, Listed, Part, Shape, plain},
 };
 use crate::{
     Attr, BlockRead, DirEntry, Error, Extent, FsView, Ino, Result, StatFs, view::Listing, walk::is_plain_name,
@@ -49,7 +49,7 @@ impl Source {
 
     fn open_in(&self, process: &super::process::Process) -> Result<Found> {
         let found =
-            self.reader.ask(process, self, Call::Open { len: self.blocks.len() }, |_, found| Ok(found))?;
+            self.reader.ask(process, self, Call::Open(Shape::of(&*self.blocks)), |_, found| Ok(found))?;
         self.opened_in.store(process.generation, Ordering::Release);
         Ok(found)
     }

@@ -7,7 +7,7 @@
 //! ends the worker. Content goes through a file in memory that neither side maps: no byte changes after it was checked.
 
 use crate::{
-    Attr, Error, Ino,
+    Attr, BlockRead, Error, Ino,
     container::{Partition, Place},
     diff::Difference,
     versions::Event,
@@ -72,11 +72,25 @@ pub struct Request {
     pub call: Call,
 }
 
+/// What a worker is told of a source before it reads there.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct Shape {
+    pub len: u64,
+    /// Whether its blocks may have identities: where not, the worker need not ask before it reads.
+    pub identities: bool,
+}
+
+impl Shape {
+    pub fn of(blocks: &dyn BlockRead) -> Self {
+        Self { len: blocks.len(), identities: blocks.has_identities() }
+    }
+}
+
 /// What is asked of a source. All but [`Call::Open`] and whole comparisons want it open.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Call {
     /// Find out what it holds: [`Found`].
-    Open { len: u64 },
+    Open(Shape),
     /// [`Listed`]
     List { dir: Ino, cookie: u64, max: usize },
     /// `Vec<DirEntry>`
@@ -100,7 +114,7 @@ pub enum Call {
     /// `Vec<(Vec<u8>, Vec<u8>)>`
     Xattrs { ino: Ino },
     /// `()`: all that differs from this older source, told by [`Question::Differs`].
-    Diff { len: u64, old: u32, old_len: u64, path: Vec<u8> },
+    Diff { shape: Shape, old: u32, old_shape: Shape, path: Vec<u8> },
     /// `()`: the versions of a path, told by [`Question::Version`].
     Versions { path: Vec<u8> },
 }

@@ -343,6 +343,10 @@ impl BlockRead for RemoteSnapshot {
     fn len(&self) -> u64 {
         self.len
     }
+
+    fn has_identities(&self) -> bool {
+        false
+    }
 }
 
 #[cfg(test)]
