@@ -125,8 +125,9 @@ fn run(command: Command) -> anyhow::Result<()> {
 
 fn run_node(endpoint: &Endpoint, agent: PathBuf, node_name: Option<String>) -> anyhow::Result<()> {
     let node_name = node_name.map_or_else(|| host_name("--node-name"), Ok)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
+    // It hands requests on; what blocks has threads of its own. A second thread would be woken for each of them, which
+    // costs more than what it has to do.
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .max_blocking_threads(BLOCKING_THREADS)
         .enable_all()
         .build()
