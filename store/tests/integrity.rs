@@ -74,6 +74,29 @@ fn what_a_snapshot_holds_gets_its_checksum_once() {
 }
 
 #[test]
+fn checksums_of_scattered_blocks_are_written_together() {
+    let (w, pool) = world(64);
+    // One block in each leaf's range: side by side in the pool in the order in which they came.
+    let leaves = 400;
+    let v = volume(&pool, "v", leaves * 512);
+    let mut rng = Rng(7);
+    let mut order: Vec<u64> = (0..leaves).collect();
+    (1..leaves).rev().for_each(|i| order.swap(i as usize, rng.below(i + 1) as usize));
+    for l in order {
+        v.write_at(l * 512 * 4096, &[l as u8; 4096], false).expect("writes");
+    }
+    cut(&pool, "v", "a");
+    pool.checkpoint().expect("checkpoints");
+    let before = w.dev.steps();
+    pool.seal().expect("seals");
+    assert_eq!(pool.info().sealed_bytes, leaves * 4096);
+    let steps = w.dev.steps() - before;
+    assert!(steps < 100, "{steps} writes for {leaves} checksums");
+    assert_eq!(scrub(&pool).progress.damaged_blocks, 0);
+    check_is_clean(&w);
+}
+
+#[test]
 fn every_flipped_bit_is_found_and_told_and_never_read() {
     let (w, pool) = world(24);
     let v = volume(&pool, "v", 64);

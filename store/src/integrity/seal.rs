@@ -3,7 +3,12 @@
 //! A snapshot is looked at once its mappings are merged, parents first, so that only what is younger than a parent
 //! that was looked at is visited: the work follows what changed, not what is there. After an open it is
 //! done again, which finds the entries there and reads map nodes only.
+//!
+//! Leaves come in the order of the volume, the table is in that of the pool. So the checksums of many leaves are
+//! gathered before they are written: a block of the table once for all of them, not once a leaf. While the snapshot
+//! lives, what it holds stays in its place, and each step asks anew whether it does.
 
+use super::table::table_block;
 use crate::catalog::Kind;
 use crate::core::{Cell, Core};
 use crate::format::crc;
@@ -24,6 +29,10 @@ use std::time::{Duration, Instant};
 const BYTES_PER_SECOND: u64 = 128 << 20;
 /// Blocks read by one request.
 const RUN_BLOCKS: usize = 256;
+/// Checksums gathered before they are written: 1 MiB of memory.
+const GATHERED: usize = 65_536;
+/// Blocks of the table written by one step: what reads are waited for must not wait for long.
+const STEP_TABLE_BLOCKS: usize = 32;
 /// Longest sleep of the thread.
 const IDLE: Duration = Duration::from_secs(2);
 
@@ -49,6 +58,28 @@ struct Work {
     older: Epoch,
     /// Logical block to go on from.
     from: u64,
+    /// Checksums that wait for more.
+    gathered: Vec<(Phys, u32)>,
+    /// Those that are being written: the last blocks of the pool first, as they are taken from the end.
+    leaving: Vec<(Phys, u32)>,
+}
+
+impl Work {
+    /// Whether checksums are to be written before more are gathered.
+    fn is_full(&self) -> bool {
+        !self.leaving.is_empty() || self.gathered.len() >= GATHERED
+    }
+
+    /// What the next step writes: nothing, if nothing is left.
+    fn part(&mut self) -> Vec<(Phys, u32)> {
+        if self.leaving.is_empty() {
+            self.leaving = std::mem::take(&mut self.gathered);
+            self.leaving.sort_unstable_by(|a, b| b.cmp(a));
+        }
+        let in_one = self.leaving.chunk_by(|(a, _), (b, _)| table_block(*a) == table_block(*b));
+        let count: usize = in_one.rev().take(STEP_TABLE_BLOCKS).map(<[_]>::len).sum();
+        self.leaving.split_off(self.leaving.len() - count)
+    }
 }
 
 /// The thread: until the pool stops.
@@ -77,7 +108,8 @@ pub fn run(core: &Core) {
 }
 
 impl Core {
-    /// One leaf's worth of checksums; the bytes read, or None when there is nothing to do.
+    /// One leaf's worth of checksums, or some blocks of the table; the bytes read and written, or None when there is
+    /// nothing to do.
     pub fn seal_step(&self) -> Result<Option<u64>> {
         if self.poison.is_set() {
             return Ok(None);
@@ -91,13 +123,21 @@ impl Core {
         if !work.cell.revoked.load(Ordering::SeqCst) {
             let root = work.cell.live.read().root;
             // A damaged node ends it: what is below cannot be reached by anybody.
-            if let Some((base, leaf)) = next_leaf(&self.cache, root, work.from, work.older).unwrap_or(None) {
+            let next = || next_leaf(&self.cache, root, work.from, work.older).unwrap_or(None);
+            if let Some((base, leaf)) = (!work.is_full()).then(next).flatten() {
                 // Never the same leaf again, also when it cannot be read.
                 work.from = base + span(0);
+                let read = self.sum_leaf(leaf, &mut work.gathered);
                 state.at = Some(work);
-                let (read, sealed) = self.seal_leaf(leaf)?;
-                state.fresh += sealed;
-                return Ok(Some(read));
+                return read.map(Some);
+            }
+            // What cannot be written is left out like what cannot be read.
+            let part = work.part();
+            if !part.is_empty() {
+                state.at = Some(work);
+                let written = self.write_sums(&part)?;
+                state.fresh += part.len() as u64;
+                return Ok(Some(written));
             }
         }
         state.done.insert(work.cell.id);
@@ -124,17 +164,16 @@ impl Core {
             }
             let parent = v.parent.filter(|p| state.done.contains(p));
             let older = parent.map_or(Epoch(0), |p| catalog.versions[&p].epoch);
-            Some(Work { cell: cell.clone(), older, from: 0 })
+            Some(Work { cell: cell.clone(), older, from: 0, gathered: Vec::new(), leaving: Vec::new() })
         })
     }
 
-    /// Gives every block of a leaf its checksum; the bytes read, the blocks that got one.
-    fn seal_leaf(&self, leaf: Child) -> Result<(u64, u64)> {
+    /// Adds the checksums of a leaf's blocks that have none to `sums`; the bytes read.
+    fn sum_leaf(&self, leaf: Child, sums: &mut Vec<(Phys, u32)>) -> Result<u64> {
         let mut blocks: Vec<Phys> =
             leaf_view(&self.cache, leaf)?.into_iter().flatten().map(|e| e.p).collect();
         blocks.retain(|p| !self.alloc.sealed().has(*p));
         blocks.sort_unstable();
-        let mut sums = Vec::with_capacity(blocks.len());
         for run in blocks.chunk_by(|a, b| a.plus(1) == *b).flat_map(|run| run.chunks(RUN_BLOCKS)) {
             let mut buf = AlignedBuf::reused(run.len() * BLOCK);
             if let Err(e) = self.dev.read_at(run[0].offset(), &mut buf) {
@@ -143,12 +182,17 @@ impl Core {
             }
             sums.extend(run.iter().copied().zip(buf.chunks_exact(BLOCK).map(|block| crc(0, block))));
         }
+        Ok(blocks.len() as u64 * BLOCK_BYTES)
+    }
+
+    /// Writes checksums; the bytes read and written.
+    fn write_sums(&self, sums: &[(Phys, u32)]) -> Result<u64> {
         if Mutation::EarlySeal.on() {
             self.alloc.seal(sums.iter().map(|(p, _)| *p));
         }
-        self.checksums.put(&sums)?;
+        let blocks = self.checksums.put(sums)?;
         self.alloc.seal(sums.iter().map(|(p, _)| *p));
-        Ok((blocks.len() as u64 * BLOCK_BYTES, sums.len() as u64))
+        Ok(2 * blocks * BLOCK_BYTES)
     }
 
     /// Asks for a checkpoint where one is needed to go on, or to keep the checksums that were computed since the last.

@@ -89,6 +89,11 @@ pub struct ChecksumTable {
     pages: Cache<u64, Arc<Page>>,
 }
 
+/// The block of the table that has the entry of `p`.
+pub fn table_block(p: Phys) -> u64 {
+    p.0 / ENTRIES
+}
+
 fn entry(page: &Page, p: Phys) -> u32 {
     let at = mem(p.0 % ENTRIES) * 4;
     u32::from_le_bytes(page[at..at + 4].try_into().expect("4 bytes"))
@@ -106,7 +111,7 @@ impl ChecksumTable {
 
     /// Whether `block` is what was in `p` when its entry was written.
     pub async fn matches(&self, io: &impl Io, p: Phys, block: &[u8]) -> Result<bool> {
-        let (index, sum) = (p.0 / ENTRIES, crc(0, block));
+        let (index, sum) = (table_block(p), crc(0, block));
         if let Some(page) = self.pages.get(&index)
             && entry(&page, p) == sum
         {
@@ -122,12 +127,13 @@ impl ChecksumTable {
         Ok(good)
     }
 
-    /// Writes entries. One caller at a time.
-    pub fn put(&self, sums: &[(Phys, u32)]) -> Result<()> {
+    /// Writes entries; the blocks of the table that they are in. One caller at a time.
+    pub fn put(&self, sums: &[(Phys, u32)]) -> Result<u64> {
         let mut by_page: BTreeMap<u64, Vec<(Phys, u32)>> = BTreeMap::new();
         for (p, sum) in sums {
-            by_page.entry(p.0 / ENTRIES).or_default().push((*p, *sum));
+            by_page.entry(table_block(*p)).or_default().push((*p, *sum));
         }
+        let blocks = by_page.len() as u64;
         for (index, sums) in by_page {
             let at = self.place(index);
             let mut buf = AlignedBuf::reused(BLOCK);
@@ -139,6 +145,6 @@ impl ChecksumTable {
             self.dev.write_at(at.offset(), &buf).map_err(|e| Error::io("write checksums", e))?;
             self.pages.insert(index, Arc::new(buf[..].try_into().expect("one block")));
         }
-        Ok(())
+        Ok(blocks)
     }
 }
