@@ -658,6 +658,28 @@ fn h32_room_for_every_node_is_promised() {
     check_is_clean(&w);
 }
 
+/// H2, H8: a cut stands for what was written in place before it, so its record waits for a sync of that. What changes
+/// the catalog alone is written at once, and costs one sync.
+#[test]
+fn h8_a_record_that_stands_for_data_waits_for_its_sync() {
+    let (w, v) = world_with("v", 16);
+    let pool = w.pool().clone();
+    v.write_at(0, &block(1), false).expect("writes");
+    pool.flush().expect("flushes");
+    let steps = |work: &dyn Fn()| {
+        let before = w.dev.steps();
+        work();
+        w.dev.steps() - before
+    };
+    let create = || drop(pool.create_volume("other", 1 << 20, Labels::new()).expect("creates"));
+    assert_eq!(steps(&create), 2, "the record, and a sync");
+    v.write_at(0, &block(2), false).expect("writes in place");
+    assert_eq!(steps(&|| snapshot(&pool, "v", "s").expect("cuts")), 3, "a sync, the record, a sync");
+    v.write_at(0, &block(3), false).expect("writes");
+    assert_eq!(steps(&|| pool.delete_volume("other").expect("deletes")), 3, "a mapping waits to be written");
+    assert_eq!(steps(&|| pool.delete_snapshot("v", "s").expect("deletes")), 2, "the record, and a sync");
+}
+
 /// H11: a failed sync may have lost what it was for; trying again would only hide it.
 #[test]
 fn h11_a_failed_sync_is_never_tried_again() {

@@ -8,14 +8,15 @@ use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 use store::format::log::{LogHeader, frame_bytes, read_frame};
-use store::format::record::Record;
+use store::format::record::{CutEntry, Record};
 use store::gate::{Gate, IoEpochs};
 use store::io::port::block_on;
 use store::io::{Io, Sink, Source};
 use store::log::ring::SharedBytes;
 use store::log::writer::{FlushError, Poison, Position, Resume};
 use store::log::{Log, Ring};
-use store::types::{Lsn, VolumeId};
+use store::types::{Epoch, Lsn, Phys, VersionId, VolumeId};
+use store::{Consistency, Labels};
 use zerocopy::FromBytes;
 
 /// Tries schedules at random, and such as change sides seldom, which show other mistakes.
@@ -147,16 +148,32 @@ struct Cache {
     failed: bool,
 }
 
-/// The volumes that the records of a log block name.
-fn volumes_in(block: &[u8]) -> Vec<u64> {
+/// A record that stands for the data `id`: the mapping of a new block, or a cut after a write in place; or one that
+/// changes the catalog alone.
+fn record(id: u64) -> (Record, bool) {
+    let (version, volume) = (VersionId(id), VolumeId(id));
+    match id % 3 {
+        0 => (Record::Map { version, l: 0, n: 1, p: Phys(0) }, true),
+        1 => {
+            let (snapshot, head_epoch, name) = (version, Epoch(0), String::new());
+            let entry = CutEntry { volume, snapshot, head_epoch, consistency: Consistency::Crash, name };
+            (Record::Cut { created_at: 0, entries: vec![entry], labels: Labels::new() }, true)
+        }
+        _ => (Record::Attach { volume, attached: true }, false),
+    }
+}
+
+/// The data that the records of a log block stand for.
+fn data_of(block: &[u8]) -> Vec<u64> {
     let (header, body) = LogHeader::ref_from_prefix(block).expect("a whole block");
     let (mut lsn, mut stream) = (Lsn(header.lsn.get()), &body[..usize::from(header.len.get())]);
     let mut all = Vec::new();
     while let Some(payload) = read_frame(stream, lsn) {
-        let Ok(Record::Attach { volume, .. }) = Record::decode(payload) else {
-            unreachable!("no other kind")
-        };
-        all.push(volume.0);
+        match Record::decode(payload).expect("a whole record") {
+            Record::Map { version, .. } => all.push(version.0),
+            Record::Cut { entries, .. } => all.extend(entries.iter().map(|e| e.volume.0)),
+            _ => {}
+        }
         let bytes = frame_bytes(payload.len());
         (lsn, stream) = (Lsn(lsn.0 + bytes as u64), &stream[bytes..]);
     }
@@ -170,7 +187,7 @@ impl Io for Disk {
 
     async fn write(&self, _: u64, from: Source<'_>) -> io::Result<()> {
         let Source::Memory(blocks) = from else { unreachable!("the log writes from memory") };
-        for id in blocks.chunks(4096).flat_map(volumes_in) {
+        for id in blocks.chunks(4096).flat_map(data_of) {
             assert!(self.cache.lock().durable.contains(&id), "a record goes before its data (H2)");
         }
         shuttle::future::yield_now().await;
@@ -207,14 +224,16 @@ fn group_commit(bad_sync: u64) {
         let (disk, log) = (disk.clone(), log.clone());
         Box::new(move || {
             for id in [2 * t, 2 * t + 1] {
-                disk.cache.lock().written.insert(id);
-                let record = Record::Attach { volume: VolumeId(id), attached: true };
+                let (record, of_data) = record(id);
+                if of_data {
+                    disk.cache.lock().written.insert(id);
+                }
                 assert!(log.try_reserve(Log::frame_len(&record)));
                 let (lsn, _) = log.append([&record]);
                 match block_on(log.flush(&*disk, false)) {
                     Ok(()) => {
                         assert!(
-                            disk.cache.lock().durable.contains(&id),
+                            !of_data || disk.cache.lock().durable.contains(&id),
                             "answered by a sync begun before (H10)"
                         );
                         assert!(log.durable() >= lsn, "the record is not on disk");

@@ -2,6 +2,7 @@
 
 use super::{Reader, Writer};
 use crate::info::{Consistency, Labels};
+use crate::mutation::Mutation;
 use crate::types::{Epoch, Phys, VersionId, VolumeId};
 use crate::{Error, Result};
 
@@ -177,6 +178,23 @@ pub fn get_time(r: &mut Reader<'_>) -> Result<i64> {
 }
 
 impl Record {
+    /// Whether its truth depends on bytes that were written before it: those of a mapping, and of a cut those that went
+    /// in place. Other records change the catalog alone.
+    pub fn stands_for_data(&self) -> bool {
+        match self {
+            Self::Map { .. } | Self::Unmap { .. } => true,
+            Self::Cut { .. } => !Mutation::CutBeforeData.on(),
+            Self::Create { .. }
+            | Self::Clone { .. }
+            | Self::Rollback { .. }
+            | Self::DeleteSnapshot { .. }
+            | Self::DeleteVolume { .. }
+            | Self::Rename { .. }
+            | Self::Resize { .. }
+            | Self::Attach { .. } => false,
+        }
+    }
+
     /// Type code, then the fields in order; integers little endian.
     pub fn encode(&self) -> Vec<u8> {
         let mut w = Writer(Vec::with_capacity(MAP_BYTES));

@@ -2,7 +2,8 @@
 //!
 //! Invariants:
 //! - A flush is: sync the data; if records are pending, write them padded; sync again (H8). A record never
-//!   reaches the disk before a sync that began when its data was complete has ended (H2).
+//!   reaches the disk before a sync that began when its data was complete has ended (H2). Where no pending record
+//!   stands for data, there is nothing to sync first.
 //! - Syncs are pipelined: the one that makes a group's records durable is the one for the data of the next group.
 //! - A sync answers only flushes that arrived before it began (H10); one sync runs at a time, and the poison
 //!   flag is set before anybody is woken (H11). A failed sync is never retried.
@@ -141,6 +142,8 @@ pub struct Position {
 
 struct Append {
     head: Lsn,
+    /// End of the last record that stands for data.
+    data_head: Lsn,
     reserved: u64,
     /// What is being appended.
     frames: Vec<u8>,
@@ -194,7 +197,7 @@ impl Log {
             pool_id,
             generation,
             poison,
-            append: Mutex::new(Append { head: at.head, reserved: 0, frames: Vec::new() }),
+            append: Mutex::new(Append { head: at.head, data_head: at.head, reserved: 0, frames: Vec::new() }),
             durable: AtomicU64::new(at.durable.0),
             tail: AtomicU64::new(at.tail),
             sync: Mutex::new(SyncState {
@@ -250,11 +253,18 @@ impl Log {
         let mut append = self.append.lock();
         let a = &mut *append;
         a.frames.clear();
+        let mut data_end = 0;
         for record in records {
             let lsn = Lsn(a.head.0 + a.frames.len() as u64);
             write_frame(&mut a.frames, lsn, &record.borrow().encode());
+            if record.borrow().stands_for_data() {
+                data_end = a.frames.len() as u64;
+            }
         }
         self.ring.put(a.head, &a.frames);
+        if data_end > 0 {
+            a.data_head = Lsn(a.head.0 + data_end);
+        }
         let len = a.frames.len() as u64;
         a.head.0 += len;
         a.reserved -= len;
@@ -358,8 +368,11 @@ impl Log {
     /// came since. A cut before its end keeps the flushed state, or the new one: the chain tells which.
     async fn sync_once(&self, io: &impl Io, progress: &mut Progress) -> Result<()> {
         // Read after every flush that this sync answers has arrived.
-        let arrived = self.head();
-        if Mutation::OneSync.on() {
+        let (arrived, data_head) = {
+            let a = self.append.lock();
+            (a.head, a.data_head)
+        };
+        if data_head <= progress.covered || Mutation::OneSync.on() {
             progress.covered = arrived;
         }
         self.write_covered(io, progress).await?;
