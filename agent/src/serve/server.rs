@@ -290,11 +290,13 @@ impl agent_server::Agent for Service {
         // A snapshot is deleted under the lock of its volume, which may be gone.
         let of = move |agent: &Agent| {
             let infos = snapshots.into_iter().filter_map(|id| agent.pool.snapshot_by_id(id).ok());
-            Ok(infos.map(|info| info.volume).collect::<Vec<_>>())
+            let mut names = agent.names_of(ids);
+            names.extend(infos.map(|info| info.volume));
+            Ok(names)
         };
-        let more = self.0.look(of).await?;
+        let names = self.0.look(of).await?;
         let work = move |agent: &Agent, names: &[String]| agent.delete_objects(&request, names);
-        answer(self.by_id(ids, more, work).await.map(|()| v1::DeleteObjectsResponse {}))
+        answer(self.by_name(names, work).await.map(|()| v1::DeleteObjectsResponse {}))
     }
 
     async fn format_volume(
@@ -329,10 +331,23 @@ impl Service {
         work: impl FnOnce(&Agent, &[String]) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let ids: Vec<u64> = ids.into_iter().collect();
-        let mut names = self.0.look(move |agent| Ok(agent.names_of(ids))).await?;
+        let mut names = match ids.is_empty() {
+            // A look is a turn of another thread, which takes its time, too.
+            true => Vec::new(),
+            false => self.0.look(move |agent| Ok(agent.names_of(ids))).await?,
+        };
         names.extend(more);
-        let locked: Vec<&str> = names.iter().map(String::as_str).collect();
+        self.by_name(names, work).await
+    }
+
+    /// Runs `work` as the only operation on what has these names, which it is told.
+    async fn by_name<T: Send + 'static>(
+        &self,
+        names: Vec<String>,
+        work: impl FnOnce(&Agent, &[String]) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
         let told = names.clone();
+        let locked: Vec<&str> = names.iter().map(String::as_str).collect();
         self.0.alone(&locked, move |agent| work(agent, &told)).await
     }
 }
