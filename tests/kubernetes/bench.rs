@@ -16,14 +16,14 @@ use std::time::Duration;
 /// The node that all is on.
 const NODE: u32 = 1;
 
-/// How often a round repeats a new claim, which takes milliseconds: there a median of a few would be chance.
-const CLAIMS: usize = 12;
+/// How often a round repeats what takes milliseconds, where a median of a few would be chance: a new claim, and of
+/// Cowslip's a snapshot and a restored claim.
+const CLAIMS: usize = 24;
+const CUTS: usize = 8;
 /// How often it repeats a pod.
 const PODS: usize = 5;
-/// How often it repeats a restored claim, which with the peer is a copy.
-const RESTORES: usize = 3;
-/// How often it repeats a snapshot, if that takes milliseconds and not seconds as the peer's does.
-const SNAPSHOTS: usize = 3;
+/// How often it repeats a restored claim of the peer's, which is a copy.
+const COPIES: usize = 2;
 
 /// kubelet looks once a second for what has changed, as after the end of the pod before. So each side's pods are made in
 /// steps over a second, each step once in five rounds: a wait is not that for the rest of the second.
@@ -51,11 +51,11 @@ struct Waits {
     running: Vec<f64>,
 }
 
-/// The middle one; of an even number the upper.
-fn median(of: &[f64]) -> f64 {
+/// So many percent of them are below; of 50, the middle one, of an even number the upper.
+fn percentile(of: &[f64], percent: usize) -> f64 {
     let mut sorted = of.to_vec();
     sorted.sort_by(f64::total_cmp);
-    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
+    sorted.get(sorted.len() * percent / 100).copied().unwrap_or(f64::NAN)
 }
 
 fn with_class(mut snapshot: Value, side: Side) -> Value {
@@ -89,7 +89,7 @@ fn round(api: &Api, number: usize, (side, source, size, waits): (Side, &str, &st
         api.delete("persistentvolumeclaims/new");
     }
     let cut = with_class(snapshot("cut", source), side);
-    let snapshots = if side.class == OURS.class { SNAPSHOTS } else { 1 };
+    let (snapshots, restores) = if side.class == OURS.class { (CUTS, CUTS) } else { (1, COPIES) };
     for n in 1..=snapshots {
         waits.ready.push(api.timed(&cut, |cut| cut["status"]["readyToUse"] == true));
         // The last one is for the claims.
@@ -100,10 +100,10 @@ fn round(api: &Api, number: usize, (side, source, size, waits): (Side, &str, &st
     // Ours is made where its source is without being told.
     let copy = of_class(restored("copy", size, "cut"), side.class);
     let copy = if side.class == OURS.class { copy } else { claimed(copy, side) };
-    for n in 1..=RESTORES {
+    for n in 1..=restores {
         waits.restored.push(api.timed(&copy, is_bound));
         // The last one is for the pods.
-        if n < RESTORES {
+        if n < restores {
             api.delete("persistentvolumeclaims/copy");
         }
     }

@@ -1,7 +1,7 @@
 //! The page that says what was measured.
 
 use super::calls::Call;
-use super::{CLAIMS, PODS, RESTORES, SNAPSHOTS, median};
+use super::{CLAIMS, COPIES, CUTS, PODS, percentile};
 use crate::cluster::Cluster;
 use std::fmt::Write;
 use std::process::Command;
@@ -30,8 +30,11 @@ impl Page {
         let text = format!(
             "# Benchmarks in Kubernetes\n\n\
              Written by `make bench-kubernetes`: what a user waits for, beside csi-driver-host-path 1.18.0 in the same \
-             cluster, on the same node, with the same sidecars, by turns; medians of {rounds} rounds, in each of which \
-             a new claim is made {CLAIMS} times, a pod {PODS} times, a restored claim {RESTORES} times, a snapshot of Cowslip's {SNAPSHOTS} times; before each half a second passes, in which the one before it is undone, and before pods up to a second more, in steps, because kubelet looks once a second for what has changed. A ratio above 1 says that Cowslip is the faster one.\n\n\
+             cluster, on the same node, with the same sidecars, by turns; medians and quartiles of {rounds} rounds, in each \
+             of which a new claim is made {CLAIMS} times, a pod {PODS} times, a snapshot and a restored claim of Cowslip's \
+             {CUTS} times, of the peer's, which copies, once and {COPIES} times; before each half a second passes, in which \
+             the one before it is undone, and before pods up to a second more, in steps, because kubelet looks once a \
+             second for what has changed. A ratio above 1 says that Cowslip is the faster one.\n\n\
              | | |\n|---|---|\n| date | {} |\n| cowslip | {} |\n| machine | {} ×{} |\n| kernel | {} |\n\
              | load average after | {} |\n\n\
              | seconds, 1 GiB with 500 MB in it | cowslip | host-path | ratio | at least | cowslip, 10 GiB with 5 GB | to 1 GiB | at most |\n\
@@ -52,11 +55,18 @@ impl Page {
     }
 
     pub fn waits(&mut self, what: &str, ours: &[f64], theirs: &[f64], large: &[f64]) {
-        let (ours, theirs, large) = (median(ours), median(theirs), median(large));
+        let shown = |all: &[f64]| {
+            let [low, middle, high] = [25, 50, 75].map(|percent| percentile(all, percent));
+            format!("{middle:.3} ({low:.3} to {high:.3})")
+        };
+        let ratio = |of: &[f64], to: &[f64]| percentile(of, 50) / percentile(to, 50);
         self.line(format_args!(
-            "| {what} | {ours:.3} | {theirs:.3} | **{:.2}** | 1.0 | {large:.3} | **{:.2}** | 1.1 |",
-            theirs / ours,
-            large / ours
+            "| {what} | {} | {} | **{:.2}** | 1.0 | {} | **{:.2}** | 1.1 |",
+            shown(ours),
+            shown(theirs),
+            ratio(theirs, ours),
+            shown(large),
+            ratio(large, ours)
         ));
     }
 
