@@ -30,7 +30,7 @@ impl Page {
         let text = format!(
             "# Benchmarks in Kubernetes\n\n\
              Written by `make bench-kubernetes`: what a user waits for, beside csi-driver-host-path 1.18.0 in the same \
-             cluster, on the same node, with the same sidecars, by turns; medians and quartiles of {rounds} rounds, in each \
+             cluster, on the same node, with the same sidecars and one class each, by turns; medians and quartiles of {rounds} rounds, in each \
              of which a new claim is made {CLAIMS} times, a pod {PODS} times, a snapshot and a restored claim of Cowslip's \
              {CUTS} times, of the peer's, which copies, once and {COPIES} times; before each half a second passes, in which \
              the one before it is undone, and before pods up to a second more, in steps, because kubelet looks once a \
