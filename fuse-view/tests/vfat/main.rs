@@ -6,3 +6,4 @@ mod cuts;
 mod damage;
 mod image;
 mod oracle;
+mod traps;

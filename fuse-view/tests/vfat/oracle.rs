@@ -7,6 +7,7 @@ use crate::{
         tree::{Mask, differences, of_mount, of_view},
     },
     image::{mkfs, mtool},
+    traps,
 };
 use fuse_view::{Error, FileKind, fs::open};
 use std::{
@@ -208,6 +209,10 @@ fn test_kernel_shows_the_same() {
     check(30, "-F 12 -s 64 -f 1");
     check(120, "-F 16 -s 32 -R 8");
     check(130, "-F 32 -s 2 -f 1 -R 40 -b 7");
+    traps::v2_tables_that_differ();
+    traps::v3_hints_that_are_wrong();
+    traps::v4_chains_and_sizes_that_differ();
+    traps::v5_long_names_without_a_file();
 }
 
 #[test]
@@ -224,7 +229,7 @@ fn names_are_found_in_any_case_and_by_their_short_form() {
 }
 
 #[test]
-fn an_unmounted_flag_is_told() {
+fn v1_an_unmounted_flag_is_told() {
     let Some(mut bytes) = crate::image::filled("-F 16") else { return };
     bytes[37] |= 1;
     let view = open(Arc::new(crate::common::support::MemoryImage(bytes))).unwrap();
