@@ -72,7 +72,17 @@ const CASES: &[Case] = &[
     },
     Case { name: "fast-only", mkfs: "-t ext4 -O fast_commit -J size=5", mount: "", mib: 32, operations: 300 },
     Case { name: "ext3", mkfs: "-t ext3 -b 1024 -J size=1", mount: "", mib: 16, operations: 260 },
+    PIECES,
 ];
+
+/// Groups that are too small for a journal, so that it lies in several extents; descriptors of groups all over the disk.
+const PIECES: Case = Case {
+    name: "pieces",
+    mkfs: "-t ext4 -b 1024 -g 1024 -O ^flex_bg,^resize_inode,meta_bg -J size=1",
+    mount: "",
+    mib: 16,
+    operations: 260,
+};
 
 /// What was seen.
 #[derive(Debug, Default)]
@@ -168,6 +178,24 @@ fn mask(theirs: &Record, before: Duration, fast: bool) -> Mask {
     let touched = theirs.ctime.seconds >= i64::try_from(before.as_secs()).unwrap();
     // Replaying fast commits, the kernel allocates blocks for directories; the reader has no need to.
     Mask { mtime: touched, ctime: touched, dir_size: fast, ..Mask::default() }
+}
+
+/// E13: a journal in pieces; the other forms (1 KiB blocks, clusters, a block map) are cases of the matrix.
+#[test]
+fn e13_a_journal_in_several_extents() {
+    let dir = workdir();
+    let Some(image) = mke2fs(dir.path(), PIECES.mib, &format!("{} -N 2000", PIECES.mkfs)) else { return };
+    let journal = run("debugfs", &["-R", "stat <8>", &image.display().to_string()]).unwrap();
+    // Last come the words of debugfs to the error output.
+    let extents = journal.lines().find(|line| line.starts_with("(0-")).unwrap_or_default();
+    assert!(extents.contains(", ("), "it does not lie in several extents: {journal}");
+    if !sys::is_root() {
+        skip::skip("a workload needs a mount, which needs root");
+        return;
+    }
+    let mut seen = Seen::default();
+    check(&PIECES, 13, 12, &mut seen);
+    assert!(seen.replayed * 2 > seen.cuts, "few of the cuts had anything to replay: {seen:?}");
 }
 
 /// Every case; few cuts of each unless more are asked for.

@@ -129,7 +129,7 @@ pub fn v5_long_names_without_a_file() {
     gone[entry] = 0xE5;
     let (ours, _) = shown(&gone, "the short entry is deleted");
     assert!(!ours.contains_key(LONG) && ours.len() == was.len() - 1);
-    let mut other = whole.clone();
+    let mut other = whole;
     other[entry..entry + 11].copy_from_slice(b"OTHER   TXT");
     let (ours, _) = shown(&other, "the short entry is another file's");
     let names: Vec<_> = ours.keys().map(|path| String::from_utf8_lossy(path)).collect();
