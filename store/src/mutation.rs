@@ -57,7 +57,7 @@ mutations! {
         "A flush writes the records before the data is synced, and syncs once.";
     RecordBeforeData "record-before-data" "H2, H8" "store" "queue" "what_was_flushed_survives_power_loss_in_any_order"
         "A sync lets the records of writes that ended while it ran be written, too.";
-    CutBeforeData "cut-before-data" "H2, H8" "store" "hazards" "h8_"
+    CutBeforeData "cut-before-data" "H2, H8" "store" "ordering" "h8_"
         "A cut's record is written before what went in place is synced.";
     ReissuedFree "reissued-free" "H6" "store" "hazards" "h6_"
         "A discard that comes again frees what the first one freed.";

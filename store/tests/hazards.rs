@@ -658,52 +658,6 @@ fn h32_room_for_every_node_is_promised() {
     check_is_clean(&w);
 }
 
-/// H2, H8: a cut stands for what was written in place before it, so its record waits for a sync of that: wherever the
-/// power fails, a cut that is there holds it.
-#[test]
-fn h8_a_record_that_stands_for_data_waits_for_its_sync() {
-    for step in 1..=3 {
-        let (mut w, v) = world_with("v", 16);
-        v.write_at(0, &block(1), false).expect("writes");
-        v.flush().expect("flushes");
-        v.write_at(0, &block(2), false).expect("writes in place");
-        w.dev.die_at(w.dev.steps() + step);
-        let done = snapshot(w.pool(), "v", "s");
-        drop(v);
-        w.pool = None;
-        for seed in 0..32 {
-            let mut cut = w.fork();
-            cut.stop(End::Power(Survival::Writes), &mut Rng(seed));
-            cut.open();
-            let Ok(there) = cut.pool().open_snapshot("v", "s") else {
-                assert!(done.is_err(), "a cut that was answered is gone");
-                continue;
-            };
-            let mut buf = block(0xee);
-            there.read_at(0, &mut buf).expect("reads");
-            assert!(buf == block(2), "power failed at step {step} of the cut, seed {seed}");
-        }
-    }
-}
-
-/// What changes the catalog alone is written at once, and costs one sync.
-#[test]
-fn a_record_that_stands_for_no_data_waits_for_no_sync() {
-    let (w, v) = world_with("v", 16);
-    let pool = w.pool().clone();
-    let steps = |work: &dyn Fn()| {
-        let before = w.dev.steps();
-        work();
-        w.dev.steps() - before
-    };
-    let create = || drop(pool.create_volume("other", 1 << 20, Labels::new()).expect("creates"));
-    assert_eq!(steps(&create), 2, "the record, and a sync");
-    v.write_at(0, &block(1), false).expect("writes");
-    assert_eq!(steps(&|| pool.delete_volume("other").expect("deletes")), 3, "a mapping waits to be written");
-    assert_eq!(steps(&|| snapshot(&pool, "v", "s").expect("cuts")), 3, "a sync, the record, a sync");
-    assert_eq!(steps(&|| pool.delete_snapshot("v", "s").expect("deletes")), 2, "the record, and a sync");
-}
-
 /// H11: a failed sync may have lost what it was for; trying again would only hide it.
 #[test]
 fn h11_a_failed_sync_is_never_tried_again() {

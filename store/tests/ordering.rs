@@ -6,7 +6,7 @@
 
 mod harness;
 
-use harness::World;
+use harness::{End, Rng, World};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{Scope, ScopedJoinHandle};
@@ -33,6 +33,11 @@ fn pool_of(mib: u64) -> (World, Arc<Pool>) {
 fn volume(pool: &Pool, name: &str, blocks: u64) -> Arc<Volume> {
     pool.create_volume(name, blocks * 4096, Labels::new()).expect("creates");
     pool.open_volume(name).expect("opens")
+}
+
+fn cut(pool: &Pool, of: &str, name: &str) -> store::Result<()> {
+    let spec = SnapshotSpec { volume: of.into(), name: name.into(), consistency: Consistency::Crash };
+    pool.create_snapshots(&[spec], Labels::new()).map(drop)
 }
 
 fn write(v: &Volume, l: u64, byte: u8) -> store::Result<()> {
@@ -206,11 +211,58 @@ fn h10_a_flush_waits_for_a_sync_of_its_own() {
     });
     drop((v, pool));
     let mut w = w;
-    w.stop(harness::End::Power(Survival::Nothing), &mut harness::Rng(1));
+    w.stop(End::Power(Survival::Nothing), &mut Rng(1));
     w.open();
     let mut buf = [0; 4096];
     w.pool().open_volume("v").expect("opens").read_at(0, &mut buf).expect("reads");
     assert_eq!(buf, [0x11; 4096], "what was flushed is gone");
+}
+
+/// H2, H8: a cut stands for what was written in place before it, so its record waits for a sync of that: wherever the
+/// power fails, a cut that is there holds it.
+#[test]
+fn h8_a_record_that_stands_for_data_waits_for_its_sync() {
+    for step in 1..=3 {
+        let (mut w, pool) = pool_of(16);
+        let v = volume(&pool, "v", 16);
+        write(&v, 0, 1).expect("writes");
+        v.flush().expect("flushes");
+        write(&v, 0, 2).expect("writes in place");
+        w.dev.die_at(w.dev.steps() + step);
+        let done = cut(&pool, "v", "s");
+        drop((v, pool));
+        w.pool = None;
+        for seed in 0..32 {
+            let mut after = w.fork();
+            after.stop(End::Power(Survival::Writes), &mut Rng(seed));
+            after.open();
+            let Ok(there) = after.pool().open_snapshot("v", "s") else {
+                assert!(done.is_err(), "a cut that was answered is gone");
+                continue;
+            };
+            let mut buf = [0; 4096];
+            there.read_at(0, &mut buf).expect("reads");
+            assert!(buf == [2; 4096], "power failed at step {step} of the cut, seed {seed}");
+        }
+    }
+}
+
+/// What changes the catalog alone is written at once, and costs one sync.
+#[test]
+fn a_record_that_stands_for_no_data_waits_for_no_sync() {
+    let (w, pool) = pool_of(16);
+    let v = volume(&pool, "v", 16);
+    let steps = |work: &dyn Fn()| {
+        let before = w.dev.steps();
+        work();
+        w.dev.steps() - before
+    };
+    let create = || drop(pool.create_volume("other", 1 << 20, Labels::new()).expect("creates"));
+    assert_eq!(steps(&create), 2, "the record, and a sync");
+    write(&v, 0, 1).expect("writes");
+    assert_eq!(steps(&|| pool.delete_volume("other").expect("deletes")), 3, "a mapping waits to be written");
+    assert_eq!(steps(&|| cut(&pool, "v", "s").expect("cuts")), 3, "a sync, the record, a sync");
+    assert_eq!(steps(&|| pool.delete_snapshot("v", "s").expect("deletes")), 2, "the record, and a sync");
 }
 
 /// H22: while a snapshot is being deleted in slices, its head drops a block in the part that was already walked:
@@ -226,8 +278,7 @@ fn h22_a_merge_knows_how_far_a_deletion_is() {
         write(&v, leaf * 512, 0x11).expect("writes");
         write(&v, leaf * 512 + 9, 0x11).expect("writes");
     }
-    let spec = SnapshotSpec { volume: "v".into(), name: "s".into(), consistency: Consistency::Crash };
-    pool.create_snapshots(&[spec], Labels::new()).expect("cuts");
+    cut(&pool, "v", "s").expect("cuts");
     // Every leaf differs from the snapshot's, so that the deletion looks into all of them.
     for leaf in 0..8 {
         write(&v, leaf * 512 + 9, 0x22).expect("writes");
@@ -266,7 +317,7 @@ fn h14_whole_blocks_behind_a_torn_one_stay_dead() {
         wrote.iter().for_each(|l| write(&v, *l, 0x22).expect("writes"));
         v.flush().expect("flushes");
         drop(v);
-        w.stop(harness::End::Power(Survival::All), &mut harness::Rng(1));
+        w.stop(End::Power(Survival::All), &mut Rng(1));
         w.open();
         assert_eq!(written(&w), wrote, "an earlier owner's records were replayed behind the new one's");
         assert_clean(&w.dev, "at the end");
@@ -314,8 +365,7 @@ fn h25_a_deleted_snapshot_is_not_read() {
     let (w, pool) = pool_of(16);
     let v = volume(&pool, "v", 256);
     v.write_at(0, &[0x11; 256 * 4096], false).expect("writes");
-    let spec = SnapshotSpec { volume: "v".into(), name: "s".into(), consistency: Consistency::Crash };
-    pool.create_snapshots(&[spec], Labels::new()).expect("cuts");
+    cut(&pool, "v", "s").expect("cuts");
     let reader = pool.open_snapshot("v", "s").expect("opens");
     v.write_at(0, &[0x22; 256 * 4096], false).expect("writes");
     pool.delete_snapshot("v", "s").expect("deletes");

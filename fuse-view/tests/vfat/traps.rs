@@ -113,7 +113,7 @@ pub fn v4_chains_and_sizes_that_differ() {
         assert_eq!((file.size, file.error.as_deref()), (u64::from(size), None));
         assert_eq!(ours.len(), was.len());
     }
-    let mut bytes = whole.clone();
+    let mut bytes = whole;
     bytes[entry + 28..entry + 32].copy_from_slice(&90_000_u32.to_le_bytes());
     let (ours, _) = shown(&bytes, "a shorter chain");
     assert!(ours[LONG].error.is_some(), "bytes beyond the chain are made up");
