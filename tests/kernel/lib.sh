@@ -101,9 +101,9 @@ prepare_job() { # SIZE COMMAND…
 # where the host lets it: twice as fast as ptrace, and more processors than one.
 uml_console=(seccomp=auto con=null "con0=fd:0,fd:1" quiet panic=-1)
 
-# Runs a machine and waits for the result that it leaves in the job directory; exits with it.
-boot() { # SECONDS MACHINE ARGUMENT…
-    local limit=$1 ended=0
+# Starts a machine whose console and end can be followed.
+start_machine() { # SECONDS MACHINE ARGUMENT…
+    local limit=$1
     shift
     : >"$scratch/console"
     # Whichever of these dies, the machine dies with it; its time limit needs none of the others.
@@ -115,8 +115,28 @@ boot() { # SECONDS MACHINE ARGUMENT…
     machine=$!
     tail -q -s 0.1 -n +1 -f "$scratch/console" &
     follower=$!
+}
+
+# Seconds after which a machine whose first process has not come to the job is started anew: an emulated one hung once in
+# many boots, both processors busy and nothing on the console. Empty: never.
+boot_patience=
+
+# Runs a machine and waits for the result that it leaves in the job directory; exits with it.
+boot() { # SECONDS MACHINE ARGUMENT…
+    local limit=$1 ended=0 tries=3 began=$SECONDS
+    start_machine "$@"
     while [ ! -e "$scratch/job/status" ] && kill -0 "$machine" 2>/dev/null; do
         sleep 0.1
+        if [ -n "$boot_patience" ] && [ "$tries" -gt 1 ] && [ ! -e "$scratch/job/started" ] &&
+            [ $((SECONDS - began)) -ge "$boot_patience" ]; then
+            say "the machine did not come up within $boot_patience s: once more"
+            kill -KILL "$machine" "$follower" 2>/dev/null || :
+            wait "$machine" "$follower" 2>/dev/null || :
+            # What it was started with holds the disk until it is gone, too.
+            sleep 1
+            tries=$((tries - 1)) began=$SECONDS
+            start_machine "$@"
+        fi
     done
     # It has said what it had to say.
     kill -KILL "$machine" 2>/dev/null || :
