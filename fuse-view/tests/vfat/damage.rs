@@ -2,7 +2,7 @@
 
 use crate::{
     common::support::{Chance, MemoryImage},
-    image::filled,
+    image::{LONG_AS_SHORT, behind_tables, entry_of, filled, le16, table},
 };
 use fuse_view::{BlockRead, Error, FileKind, FsView, Ino, Result, fs::open};
 use std::{
@@ -79,33 +79,18 @@ fn is_readable(view: &dyn FsView, ino: Ino, size: u64) -> bool {
     true
 }
 
-/// Where the first table and the root directory of a FAT16 start.
-fn places(bytes: &[u8]) -> (usize, usize) {
-    let le = |at: usize| usize::from(u16::from_le_bytes([bytes[at], bytes[at + 1]]));
-    let table = le(14) * le(11);
-    (table, table + usize::from(bytes[16]) * le(22) * le(11))
-}
-
-/// The entry of a file in the root directory, by its short name.
-fn entry_at(bytes: &[u8], name: &[u8; 11]) -> usize {
-    let (_, root) = places(bytes);
-    let found = (root..root + 512 * 32).step_by(32).find(|at| bytes[*at..at + 11] == name[..]);
-    found.expect("the file is there")
-}
-
 fn first_cluster(bytes: &[u8], entry: usize) -> usize {
-    usize::from(u16::from_le_bytes([bytes[entry + 26], bytes[entry + 27]]))
+    le16(bytes, entry + 26)
 }
 
 const WHOLE: [&str; 5] = ["/A long name with spaces.text", "/a", "/b", "/sub/c", "/sub/deeper/d"];
-const LONG: &[u8; 11] = b"ALONGN~1TEX";
 
 #[test]
 fn chains_that_lead_nowhere_harm_their_file_only() {
     let Some(whole) = filled("-F 16 -s 4") else { return };
     assert_eq!(readable(whole.clone()), WHOLE);
-    let (table, _) = places(&whole);
-    let entry = entry_at(&whole, LONG);
+    let (table, _) = table(&whole);
+    let entry = entry_of(&whole, LONG_AS_SHORT);
     let first = first_cluster(&whole, entry);
     let others: Vec<&str> = WHOLE[1..].to_vec();
     // A second cluster that is the first again, free, outside of the table, reserved, and the end.
@@ -132,10 +117,9 @@ fn chains_that_lead_nowhere_harm_their_file_only() {
 #[test]
 fn a_directory_in_itself_ends() {
     let Some(mut bytes) = filled("-F 16 -s 4") else { return };
-    let sub = entry_at(&bytes, b"SUB        ");
+    let sub = entry_of(&bytes, b"SUB        ");
     let cluster = first_cluster(&bytes, sub);
-    let (_, root) = places(&bytes);
-    let start = root + 512 * 32 + (cluster - 2) * 4 * 512;
+    let start = behind_tables(&bytes) + 512 * 32 + (cluster - 2) * 4 * 512;
     // `deeper`, the directory in it, is `sub` again.
     let deeper =
         (start..start + 2048).step_by(32).find(|at| bytes[*at..at + 6] == *b"DEEPER").expect("it is there");
@@ -148,7 +132,7 @@ fn a_directory_in_itself_ends() {
 #[test]
 fn a_long_name_that_is_torn_gives_way_to_the_short_one() {
     let Some(whole) = filled("-F 16 -s 4") else { return };
-    let entry = entry_at(&whole, LONG);
+    let entry = entry_of(&whole, LONG_AS_SHORT);
     // Three slots: the checksum, the place, the type of the one before the entry.
     for (at, value) in [(entry - 32 + 13, 0xAA), (entry - 32, 3), (entry - 64, 0xE5), (entry - 96, 0x42)] {
         let mut bytes = whole.clone();

@@ -44,6 +44,9 @@ pub fn mtool(image: &Path, name: &str, args: &[&str]) -> Option<String> {
     }
 }
 
+/// The short name of the file with the long one.
+pub const LONG_AS_SHORT: &[u8; 11] = b"ALONGN~1TEX";
+
 /// A small image with some files in it, as bytes.
 pub fn filled(options: &str) -> Option<Vec<u8>> {
     let dir = tempfile::tempdir().unwrap();
@@ -67,4 +70,32 @@ pub fn filled(options: &str) -> Option<Vec<u8>> {
         mtool(&image, "mcopy", &["-s", "-Q", tree.join(name).to_str().unwrap(), "::/"])?;
     }
     Some(fs::read(&image).unwrap())
+}
+
+/// The number of two bytes at `at`.
+pub fn le16(bytes: &[u8], at: usize) -> usize {
+    usize::from(u16::from_le_bytes([bytes[at], bytes[at + 1]]))
+}
+
+/// The number of four bytes at `at`.
+pub fn le32(bytes: &[u8], at: usize) -> usize {
+    le16(bytes, at) | le16(bytes, at + 2) << 16
+}
+
+/// Where the first table starts, and the bytes of one.
+pub fn table(bytes: &[u8]) -> (usize, usize) {
+    let sectors = if le16(bytes, 22) == 0 { le32(bytes, 36) } else { le16(bytes, 22) };
+    (le16(bytes, 14) * le16(bytes, 11), sectors * le16(bytes, 11))
+}
+
+/// What follows the tables: the root directory, and with FAT32 the clusters.
+pub fn behind_tables(bytes: &[u8]) -> usize {
+    let (first, len) = table(bytes);
+    first + usize::from(bytes[16]) * len
+}
+
+/// The entry of a file by its short name, the first one that has it.
+pub fn entry_of(bytes: &[u8], name: &[u8; 11]) -> usize {
+    let at = (behind_tables(bytes)..bytes.len()).step_by(32).find(|at| bytes[*at..at + 11] == name[..]);
+    at.expect("the file is there")
 }

@@ -5,35 +5,13 @@ use crate::{
         support::{MemoryImage, Mount, workdir},
         tree::{Mask, Tree, differences, of_mount, of_view},
     },
-    image::filled,
+    image::{LONG_AS_SHORT, entry_of, filled, le16, le32, table},
     oracle::{OPTIONS, is_test_kernel},
 };
 use fuse_view::fs::open;
 use std::{fs, sync::Arc};
 
 const LONG: &[u8] = b"A long name with spaces.text";
-const LONG_AS_SHORT: &[u8; 11] = b"ALONGN~1TEX";
-
-fn le16(bytes: &[u8], at: usize) -> usize {
-    usize::from(u16::from_le_bytes([bytes[at], bytes[at + 1]]))
-}
-
-fn le32(bytes: &[u8], at: usize) -> usize {
-    le16(bytes, at) | le16(bytes, at + 2) << 16
-}
-
-/// Where the first table starts, and the bytes of one.
-fn table(bytes: &[u8]) -> (usize, usize) {
-    let sectors = if le16(bytes, 22) == 0 { le32(bytes, 36) } else { le16(bytes, 22) };
-    (le16(bytes, 14) * le16(bytes, 11), sectors * le16(bytes, 11))
-}
-
-/// The short entry of that file.
-fn entry_of(bytes: &[u8], name: &[u8; 11]) -> usize {
-    let (first, len) = table(bytes);
-    let at = (first + 2 * len..bytes.len()).step_by(32).find(|at| bytes[*at..at + 11] == name[..]);
-    at.expect("the file is there")
-}
 
 /// The tree of an image, which is the kernel's, too; and the free clusters.
 fn shown(bytes: &[u8], what: &str) -> (Tree, u64) {
