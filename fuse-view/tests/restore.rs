@@ -324,16 +324,20 @@ fn a_dry_run_tells_and_changes_nothing() {
     let file = view.file(tree, "file", b"12345");
     view.write(file, 1 << 20, b"678");
     view.symlink(tree, "link", b"file");
+    view.link(tree, "hard", file);
     let tmp = tempfile::tempdir().unwrap();
     let dry = Options { dry_run: true, ..all() };
     let report = run(&view, "/tree", tmp.path(), &dry).unwrap();
-    assert_eq!((report.files, report.dirs, report.bytes), (2, 1, 8));
+    assert_eq!((report.files, report.dirs, report.bytes), (3, 1, 8));
     assert_eq!(names(tmp.path()), Vec::<String>::new());
     fs::create_dir(tmp.path().join("tree")).unwrap();
     assert!(matches!(run(&view, "/tree", tmp.path(), &dry), Err(Error::Exists(_))));
     let dry = Options { overwrite: true, ..dry };
-    assert_eq!(run(&view, "/tree", tmp.path(), &dry).unwrap().files, 2);
+    assert_eq!(run(&view, "/tree", tmp.path(), &dry).unwrap().files, 3);
     assert_eq!(names(&tmp.path().join("tree")), Vec::<String>::new());
+    // And it tells what is then done.
+    let report = run(&view, "/tree", tmp.path(), &Options { overwrite: true, ..all() }).unwrap();
+    assert_eq!((report.files, report.dirs, report.bytes), (3, 1, 8));
 }
 
 /// A tmpfs of 1 MiB, unmounted when dropped.

@@ -242,7 +242,10 @@ impl<'a> Restorer<'a> {
     /// Makes anything but a directory.
     fn new_file(&mut self, attr: &Attr, place: &Place, name: &[u8], path: &str) -> Result<()> {
         if self.options.dry_run {
-            let data = if attr.kind == FileKind::File { self.data_bytes(attr, path)? } else { 0 };
+            // What is linked to a file that was counted is not copied again.
+            let linked = attr.nlink > 1 && self.links.insert(attr.ino, Vec::new()).is_some();
+            let copied = attr.kind == FileKind::File && !linked;
+            let data = if copied { self.data_bytes(attr, path)? } else { 0 };
             return self.count(1, data);
         }
         if place.fresh {
