@@ -140,7 +140,7 @@ impl FuseLoop {
                 None => Requests::new(name.max_payload, self.options.threads),
             };
             let requests = Arc::new(requests.context("find the requests of", place())?);
-            let server = Server::start(fuse, disk.clone(), &volume_name, &requests, resends)
+            let server = Server::take_over(fuse, disk.clone(), &volume_name, &requests, resends)
                 .context("serve", place())?;
             if resends {
                 server.resend().context("ask for open requests of", place())?;

@@ -18,7 +18,8 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 use store::mutation::Mutation;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -30,6 +31,11 @@ pub(super) const MAX_PAYLOAD: u32 = 256 << 10;
 /// `MAX_PAYLOAD` of locked memory, 4 MiB a volume in all. Against 8 threads, 16 gave 1 MiB sequential writes a fifth
 /// more, and changed nothing else (both with payloads of 512 KiB).
 pub(super) const DEFAULT_THREADS: usize = 16;
+/// Threads that a new device begins with. Sixteen, and the memory that they lock, are most of what it costs to make one,
+/// while its user waits for the first mount, which asks for one thing after another.
+const FIRST_THREADS: usize = 2;
+/// The others follow when that is over. They do not wait for the load that needs them: memory may be short then.
+const OTHERS_AFTER: Duration = Duration::from_secs(1);
 /// A payload in the protocol's unit. Fits: the payload is a constant of 64 pages.
 #[allow(clippy::cast_possible_truncation)]
 const MAX_PAGES: u16 = (MAX_PAYLOAD / 4096) as u16;
@@ -46,7 +52,8 @@ const ZERO_RANGE: u32 = 0x10;
 /// A `/dev/fuse` descriptor, the disk behind it, and the threads between them.
 pub(super) struct Server {
     shared: Arc<Shared>,
-    threads: parking_lot::Mutex<Vec<std::thread::JoinHandle<()>>>,
+    /// The thread that starts those which are not there from the start.
+    others: parking_lot::Mutex<Option<JoinHandle<()>>>,
 }
 
 struct Shared {
@@ -60,12 +67,11 @@ struct Shared {
     resends: AtomicBool,
     may_resend: bool,
     running: AtomicUsize,
+    threads: parking_lot::Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Server {
-    /// Starts to answer, first what is left in `requests`. `may_resend`: the kernel is asked whether it sends requests
-    /// again. Locking memory for all threads takes most of the time that a new device needs, and one thread is enough to
-    /// begin with: the others lock theirs themselves. But what is left must be answered, so then none may fail.
+    /// Starts to answer what a new device is asked for. `may_resend`: the kernel is asked whether it sends requests again.
     pub(super) fn start(
         fuse: OwnedFd,
         disk: Arc<dyn Disk>,
@@ -73,6 +79,40 @@ impl Server {
         requests: &Arc<Requests>,
         may_resend: bool,
     ) -> io::Result<Self> {
+        let server = Self::without_threads(fuse, disk, name, may_resend);
+        let first = FIRST_THREADS.min(requests.slots());
+        // That there is memory to lock for one is known before anybody relies on the device.
+        server.shared.spawn(requests, 0, Some(requests.slot(0)?))?;
+        for index in 1..first {
+            server.shared.spawn(requests, index, None)?;
+        }
+        if first < requests.slots() {
+            let (shared, requests) = (Arc::clone(&server.shared), Arc::clone(requests));
+            let later = std::thread::Builder::new().name("cowslip-later".into()).stack_size(64 << 10);
+            *server.others.lock() = Some(later.spawn(move || shared.start_others(&requests, first))?);
+        }
+        Ok(server)
+    }
+
+    /// Goes on where a dead server was, with all threads: first they answer what is left in `requests`.
+    pub(super) fn take_over(
+        fuse: OwnedFd,
+        disk: Arc<dyn Disk>,
+        name: &str,
+        requests: &Arc<Requests>,
+        may_resend: bool,
+    ) -> io::Result<Self> {
+        let server = Self::without_threads(fuse, disk, name, may_resend);
+        for index in 0..requests.slots() {
+            // What is left must be answered, so then none may fail.
+            let now = index == 0 || requests.may_hold_some();
+            let slot = now.then(|| requests.slot(index)).transpose()?;
+            server.shared.spawn(requests, index, slot)?;
+        }
+        Ok(server)
+    }
+
+    fn without_threads(fuse: OwnedFd, disk: Arc<dyn Disk>, name: &str, may_resend: bool) -> Self {
         let shared = Arc::new(Shared {
             fuse,
             disk,
@@ -82,37 +122,9 @@ impl Server {
             resends: AtomicBool::new(false),
             may_resend,
             running: AtomicUsize::new(0),
+            threads: parking_lot::Mutex::default(),
         });
-        let server = Self { shared, threads: parking_lot::Mutex::default() };
-        for index in 0..requests.slots() {
-            let now = index == 0 || requests.may_hold_some();
-            let slot = now.then(|| requests.slot(index)).transpose()?;
-            let (shared, requests) = (Arc::clone(&server.shared), Arc::clone(requests));
-            let run = move || {
-                let _guard = AbortOnPanic;
-                let slot = slot.map_or_else(|| requests.slot(index), Ok);
-                drop(requests);
-                match slot {
-                    Ok(Slot { head, data }) => Worker { shared: Arc::clone(&shared), head, data }.run(),
-                    Err(error) => {
-                        tracing::warn!(volume = shared.name, %error, "one thread less serves it: no memory to lock");
-                    }
-                }
-                shared.running.fetch_sub(1, Ordering::SeqCst);
-            };
-            server.shared.running.fetch_add(1, Ordering::SeqCst);
-            let spawned =
-                std::thread::Builder::new().name("cowslip-loop".into()).stack_size(512 << 10).spawn(run);
-            match spawned {
-                Ok(handle) => server.threads.lock().push(handle),
-                Err(e) => {
-                    server.shared.running.fetch_sub(1, Ordering::SeqCst);
-                    server.stop();
-                    return Err(e);
-                }
-            }
-        }
-        Ok(server)
+        Self { shared, others: parking_lot::Mutex::default() }
     }
 
     /// Asks for the requests again that a dead server had read and not answered.
@@ -148,7 +160,7 @@ impl Server {
 
     /// Waits until the kernel has ended the connection; false when it has not within `limit`.
     pub(super) fn wait_ended(&self, limit: Duration) -> bool {
-        let start = std::time::Instant::now();
+        let start = Instant::now();
         while self.shared.running.load(Ordering::SeqCst) > 0 && start.elapsed() < limit {
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -161,7 +173,11 @@ impl Server {
     /// A signal would do that too, and would interrupt the disk's own system calls.
     pub(super) fn stop(&self) {
         self.shared.stop.store(true, Ordering::SeqCst);
-        let mut threads = self.threads.lock();
+        if let Some(others) = self.others.lock().take() {
+            others.thread().unpark();
+            joined(others);
+        }
+        let mut threads = self.shared.threads.lock();
         for _ in 0..threads.len() {
             let retrieve =
                 abi::NotifyRetrieve { notify_unique: 0, node: abi::FILE, offset: 0, size: 0, padding: 0 };
@@ -169,11 +185,7 @@ impl Server {
                 break; // no connection: the threads end by themselves
             }
         }
-        for handle in threads.drain(..) {
-            if handle.join().is_err() {
-                std::process::abort(); // see the module's invariants
-            }
-        }
+        threads.drain(..).for_each(joined);
     }
 
     fn notify(&self, code: i32, parts: &[&[u8]]) -> io::Result<()> {
@@ -189,6 +201,62 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.stop();
+    }
+}
+
+fn joined(thread: JoinHandle<()>) {
+    if thread.join().is_err() {
+        std::process::abort(); // see the module's invariants
+    }
+}
+
+impl Shared {
+    /// Starts a thread, which locks its memory itself where it is not given `slot`.
+    fn spawn(self: &Arc<Self>, requests: &Arc<Requests>, index: usize, slot: Option<Slot>) -> io::Result<()> {
+        let (shared, requests) = (Arc::clone(self), Arc::clone(requests));
+        let run = move || {
+            let _guard = AbortOnPanic;
+            process::mark_io_thread();
+            let slot = slot.map_or_else(|| requests.slot(index), Ok);
+            drop(requests);
+            match slot {
+                Ok(Slot { head, data }) => Worker { shared: Arc::clone(&shared), head, data }.run(),
+                Err(error) => {
+                    tracing::warn!(volume = shared.name, %error, "one thread less serves it: no memory to lock");
+                }
+            }
+            shared.running.fetch_sub(1, Ordering::SeqCst);
+        };
+        let mut threads = self.threads.lock();
+        self.running.fetch_add(1, Ordering::SeqCst);
+        let spawned =
+            std::thread::Builder::new().name("cowslip-loop".into()).stack_size(512 << 10).spawn(run);
+        match spawned {
+            Ok(handle) => threads.push(handle),
+            Err(error) => {
+                self.running.fetch_sub(1, Ordering::SeqCst);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits, and starts the threads from `first` on, unless the server is stopped before.
+    fn start_others(self: &Arc<Self>, requests: &Arc<Requests>, first: usize) {
+        let begun = Instant::now();
+        let is_over = || self.stop.load(Ordering::SeqCst) || self.ended.load(Ordering::SeqCst);
+        while let Some(left) = OTHERS_AFTER.checked_sub(begun.elapsed()).filter(|_| !is_over()) {
+            std::thread::park_timeout(left);
+        }
+        for index in first..requests.slots() {
+            if is_over() {
+                return;
+            }
+            if let Err(error) = self.spawn(requests, index, None) {
+                tracing::warn!(volume = self.name, %error, threads = index, "no more threads serve it");
+                return;
+            }
+        }
     }
 }
 
@@ -225,7 +293,6 @@ impl Drop for AbortOnPanic {
 
 impl Worker {
     fn run(mut self) {
-        process::mark_io_thread();
         self.answer_left();
         while !self.shared.stop.load(Ordering::SeqCst) {
             self.head[..size_of::<u32>()].fill(0);

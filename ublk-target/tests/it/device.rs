@@ -10,6 +10,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 use ublk_target::{Disk, FdStore, FuseLoop, FuseLoopOptions, Identity, Transport, VolumeKey};
 
 pub const TESTS: &[Test] = &[
@@ -20,6 +21,7 @@ pub const TESTS: &[Test] = &[
     ("device::busy_is_not_detached", &["mkfs.ext4", "mkfs.btrfs", "mount"], busy_is_not_detached),
     ("device::fifty_cycles_leak_nothing", &[], fifty_cycles_leak_nothing),
     ("device::bad_volumes_are_refused", &[], bad_volumes_are_refused),
+    ("device::a_device_begins_with_few_threads", &[], a_device_begins_with_few_threads),
     ("device::cleared_from_outside", &["losetup"], cleared_from_outside),
 ];
 
@@ -186,8 +188,12 @@ fn named(name: &str) -> Identity {
 }
 
 fn transport(dir: &Path) -> (Arc<Pocket>, FuseLoop) {
+    with_threads(dir, 2)
+}
+
+fn with_threads(dir: &Path, threads: usize) -> (Arc<Pocket>, FuseLoop) {
     let store = Arc::new(Pocket::default());
-    let options = FuseLoopOptions { link_dir: dir.join("links"), threads: 2, resend: true };
+    let options = FuseLoopOptions { link_dir: dir.join("links"), threads, resend: true };
     (Arc::clone(&store), FuseLoop::new(store, options))
 }
 
@@ -261,6 +267,49 @@ fn bad_volumes_are_refused() {
         assert!(error.contains("multiple of 4096"), "{error}");
     }
     assert!(store.0.lock().is_empty() && !dir.path().join("links").exists());
+}
+
+/// Threads of this process with that name.
+fn threads(name: &str) -> usize {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+    tasks.filter(|task| is_called(&task.as_ref().unwrap().path(), name)).count()
+}
+
+fn is_called(task: &Path, name: &str) -> bool {
+    // One that has just ended has none.
+    std::fs::read_to_string(task.join("comm")).is_ok_and(|comm| comm.trim_end() == name)
+}
+
+fn a_device_begins_with_few_threads() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, transport) = with_threads(dir.path(), 16);
+    let disk = disk(dir.path(), 8 * MIB);
+    let write = |device: &Path, fill: u8| {
+        let file = File::options().write(true).custom_flags(libc::O_SYNC).open(device).unwrap();
+        file.write_all_at(&[fill; 4096], 4096).unwrap();
+    };
+    // Gone again before the others come.
+    for fill in 1..4 {
+        let begun = Instant::now();
+        let attached = transport.attach(disk.clone(), &named("few")).unwrap();
+        write(attached.device(), fill);
+        assert!(threads("cowslip-loop") <= 2 || begun.elapsed() >= Duration::from_secs(1));
+        wait_for("nobody (udev) to have it open", || attached.detach().is_ok());
+        assert!(!attached.is_alive());
+        drop(attached);
+        // A thread that was waited for may be listed for a moment more.
+        wait_for("no thread", || threads("cowslip-loop") == 0 && threads("cowslip-later") == 0);
+        assert!(store.0.lock().is_empty());
+    }
+    let attached = transport.attach(disk, &named("all")).unwrap();
+    wait_for("all threads", || threads("cowslip-loop") == 16 && threads("cowslip-later") == 0);
+    write(attached.device(), 9);
+    let mut read = [0; 4096];
+    File::open(attached.device()).unwrap().read_exact_at(&mut read, 4096).unwrap();
+    assert!(read == [9; 4096]);
+    wait_for("nobody (udev) to have it open", || attached.detach().is_ok());
+    drop(attached);
+    wait_for("no thread", || threads("cowslip-loop") == 0);
 }
 
 fn cleared_from_outside() {
