@@ -140,8 +140,8 @@ impl FuseLoop {
                 None => Requests::new(name.max_payload, self.options.threads),
             };
             let requests = Arc::new(requests.context("find the requests of", place())?);
-            let server = Server::take_over(fuse, disk.clone(), &volume_name, &requests, resends)
-                .context("serve", place())?;
+            let server = Server::new(fuse, disk.clone(), &volume_name, resends);
+            server.take_over(&requests).context("serve", place())?;
             if resends {
                 server.resend().context("ask for open requests of", place())?;
             }
@@ -232,8 +232,9 @@ impl Transport for FuseLoop {
         let own = fuse.try_clone().context("duplicate", "a FUSE descriptor")?;
         let start = || {
             let requests = Arc::new(Requests::new(MAX_PAYLOAD, self.options.threads)?);
-            let name = &identity.volume_name;
-            Ok((Server::start(own, disk.clone(), name, &requests, self.options.resend)?, requests))
+            let server = Server::new(own, disk.clone(), &identity.volume_name, self.options.resend);
+            server.start(&requests)?;
+            Ok((server, requests))
         };
         let (server, requests) =
             start().context("lock memory for and start the threads of", &identity.volume_name)?;

@@ -71,48 +71,8 @@ struct Shared {
 }
 
 impl Server {
-    /// Starts to answer what a new device is asked for. `may_resend`: the kernel is asked whether it sends requests again.
-    pub(super) fn start(
-        fuse: OwnedFd,
-        disk: Arc<dyn Disk>,
-        name: &str,
-        requests: &Arc<Requests>,
-        may_resend: bool,
-    ) -> io::Result<Self> {
-        let server = Self::without_threads(fuse, disk, name, may_resend);
-        let first = FIRST_THREADS.min(requests.slots());
-        // That there is memory to lock for one is known before anybody relies on the device.
-        server.shared.spawn(requests, 0, Some(requests.slot(0)?))?;
-        for index in 1..first {
-            server.shared.spawn(requests, index, None)?;
-        }
-        if first < requests.slots() {
-            let (shared, requests) = (Arc::clone(&server.shared), Arc::clone(requests));
-            let later = std::thread::Builder::new().name("cowslip-later".into()).stack_size(64 << 10);
-            *server.others.lock() = Some(later.spawn(move || shared.start_others(&requests, first))?);
-        }
-        Ok(server)
-    }
-
-    /// Goes on where a dead server was, with all threads: first they answer what is left in `requests`.
-    pub(super) fn take_over(
-        fuse: OwnedFd,
-        disk: Arc<dyn Disk>,
-        name: &str,
-        requests: &Arc<Requests>,
-        may_resend: bool,
-    ) -> io::Result<Self> {
-        let server = Self::without_threads(fuse, disk, name, may_resend);
-        for index in 0..requests.slots() {
-            // What is left must be answered, so then none may fail.
-            let now = index == 0 || requests.may_hold_some();
-            let slot = now.then(|| requests.slot(index)).transpose()?;
-            server.shared.spawn(requests, index, slot)?;
-        }
-        Ok(server)
-    }
-
-    fn without_threads(fuse: OwnedFd, disk: Arc<dyn Disk>, name: &str, may_resend: bool) -> Self {
+    /// With no thread yet. `may_resend`: the kernel is asked whether it sends requests again.
+    pub(super) fn new(fuse: OwnedFd, disk: Arc<dyn Disk>, name: &str, may_resend: bool) -> Self {
         let shared = Arc::new(Shared {
             fuse,
             disk,
@@ -125,6 +85,33 @@ impl Server {
             threads: parking_lot::Mutex::default(),
         });
         Self { shared, others: parking_lot::Mutex::default() }
+    }
+
+    /// Starts to answer what a new device is asked for.
+    pub(super) fn start(&self, requests: &Arc<Requests>) -> io::Result<()> {
+        let first = FIRST_THREADS.min(requests.slots());
+        // That there is memory to lock for one is known before anybody relies on the device.
+        self.shared.spawn(requests, 0, Some(requests.slot(0)?))?;
+        for index in 1..first {
+            self.shared.spawn(requests, index, None)?;
+        }
+        if first < requests.slots() {
+            let (shared, requests) = (Arc::clone(&self.shared), Arc::clone(requests));
+            let later = std::thread::Builder::new().name("cowslip-later".into()).stack_size(64 << 10);
+            *self.others.lock() = Some(later.spawn(move || shared.start_others(&requests, first))?);
+        }
+        Ok(())
+    }
+
+    /// Goes on where a dead server was, with all threads: first they answer what is left in `requests`.
+    pub(super) fn take_over(&self, requests: &Arc<Requests>) -> io::Result<()> {
+        for index in 0..requests.slots() {
+            // What is left must be answered, so then none may fail.
+            let now = index == 0 || requests.may_hold_some();
+            let slot = now.then(|| requests.slot(index)).transpose()?;
+            self.shared.spawn(requests, index, slot)?;
+        }
+        Ok(())
     }
 
     /// Asks for the requests again that a dead server had read and not answered.
