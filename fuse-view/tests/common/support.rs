@@ -3,7 +3,7 @@
 use fuse_view::cache::{CacheBudget, CachedBlocks};
 use fuse_view::{BlockRead, Error, Result};
 use std::fs::File;
-use std::os::unix::fs::FileExt;
+use std::os::unix::{ffi::OsStrExt, fs::FileExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -89,10 +89,28 @@ impl Mount {
     /// With these options and none of ours.
     pub fn with(image: &Path, at: &Path, options: &str) -> std::result::Result<Self, String> {
         std::fs::create_dir_all(at).unwrap();
+        wait_until_released(image)?;
         let options = format!("loop,{options}");
         run("mount", &["-o", &options, image.to_str().unwrap(), at.to_str().unwrap()])?;
         Ok(Self(at.to_path_buf()))
     }
+}
+
+/// Waits until no loop device has the image any more. That of an earlier mount goes with its last opener, and every mount(8)
+/// opens all of them for a moment; until then mount(8) takes it again for the same file, with what it remembers of a content
+/// that has been overwritten: a superblock that needs no recovery, so that the kernel shows the tree without its log.
+fn wait_until_released(image: &Path) -> std::result::Result<(), String> {
+    let image = image.canonicalize().map_err(|e| format!("{}: {e}", image.display()))?;
+    for _ in 0..5000 {
+        let devices = std::fs::read_dir("/sys/block").map_err(|e| format!("/sys/block: {e}"))?;
+        let mut files =
+            devices.flatten().filter_map(|d| std::fs::read(d.path().join("loop/backing_file")).ok());
+        if !files.any(|file| file.trim_ascii_end() == image.as_os_str().as_bytes()) {
+            return Ok(());
+        }
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    Err(format!("{}: a loop device has it and does not let it go", image.display()))
 }
 
 impl Drop for Mount {

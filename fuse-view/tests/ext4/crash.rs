@@ -180,6 +180,38 @@ fn mask(theirs: &Record, before: Duration, fast: bool) -> Mask {
     Mask { mtime: touched, ctime: touched, dir_size: fast, ..Mask::default() }
 }
 
+/// What the matrices rest on: the kernel is shown the image, and not what a loop device remembers that somebody kept open.
+#[test]
+fn the_kernel_is_shown_what_the_image_holds_now() {
+    if !sys::is_root() {
+        skip::skip("a mount needs root");
+        return;
+    }
+    let dir = workdir();
+    let Some(image) = mke2fs(dir.path(), 16, "-t ext4 -b 1024 -E lazy_itable_init=0") else { return };
+    let at = dir.path().join("mnt");
+    let clean = std::fs::read(&image).unwrap();
+    let mount = Mount::new(&image, &at, "rw,noatime,commit=600").unwrap();
+    std::fs::create_dir(at.join("made")).unwrap();
+    std::fs::File::open(at.join("made")).unwrap().sync_all().unwrap();
+    let busy = std::fs::read(&image).unwrap();
+    drop(mount);
+
+    std::fs::write(&image, &clean).unwrap();
+    let mount = Mount::new(&image, &at, "rw,noatime").unwrap();
+    let device = run("findmnt", &["-no", "SOURCE", at.to_str().unwrap()]).unwrap();
+    let open = std::fs::File::open(device.trim()).unwrap();
+    drop(mount);
+    std::fs::write(&image, &busy).unwrap();
+    let closes = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(200));
+        drop(open);
+    });
+    let _mount = Mount::new(&image, &at, "rw,noatime").unwrap();
+    closes.join().unwrap();
+    assert!(at.join("made").is_dir(), "the journal is not replayed");
+}
+
 /// E13: a journal in pieces; the other forms (1 KiB blocks, clusters, a block map) are cases of the matrix.
 #[test]
 fn e13_a_journal_in_several_extents() {
