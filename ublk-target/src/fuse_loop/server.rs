@@ -90,11 +90,7 @@ impl Server {
     /// Starts to answer what a new device is asked for.
     pub(super) fn start(&self, requests: &Arc<Requests>) -> io::Result<()> {
         let first = FIRST_THREADS.min(requests.slots());
-        // That there is memory to lock for one is known before anybody relies on the device.
-        self.shared.spawn(requests, 0, Some(requests.slot(0)?))?;
-        for index in 1..first {
-            self.shared.spawn(requests, index, None)?;
-        }
+        self.spawn_first(requests, first)?;
         if first < requests.slots() {
             let (shared, requests) = (Arc::clone(&self.shared), Arc::clone(requests));
             let later = std::thread::Builder::new().name("cowslip-later".into()).stack_size(64 << 10);
@@ -105,8 +101,13 @@ impl Server {
 
     /// Goes on where a dead server was, with all threads: first they answer what is left in `requests`.
     pub(super) fn take_over(&self, requests: &Arc<Requests>) -> io::Result<()> {
-        for index in 0..requests.slots() {
-            // What is left must be answered, so then none may fail.
+        self.spawn_first(requests, requests.slots())
+    }
+
+    /// That there is memory to lock for one thread is known before anybody relies on the device; the others lock theirs
+    /// themselves. But what a dead server left must be answered, so then none may fail.
+    fn spawn_first(&self, requests: &Arc<Requests>, count: usize) -> io::Result<()> {
+        for index in 0..count {
             let now = index == 0 || requests.may_hold_some();
             let slot = now.then(|| requests.slot(index)).transpose()?;
             self.shared.spawn(requests, index, slot)?;
@@ -216,15 +217,10 @@ impl Shared {
         };
         let mut threads = self.threads.lock();
         self.running.fetch_add(1, Ordering::SeqCst);
-        let spawned =
-            std::thread::Builder::new().name("cowslip-loop".into()).stack_size(512 << 10).spawn(run);
-        match spawned {
-            Ok(handle) => threads.push(handle),
-            Err(error) => {
-                self.running.fetch_sub(1, Ordering::SeqCst);
-                return Err(error);
-            }
-        }
+        let thread = std::thread::Builder::new().name("cowslip-loop".into()).stack_size(512 << 10);
+        threads.push(thread.spawn(run).inspect_err(|_| {
+            self.running.fetch_sub(1, Ordering::SeqCst);
+        })?);
         Ok(())
     }
 
