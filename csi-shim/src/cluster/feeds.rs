@@ -14,7 +14,7 @@ use kube::runtime::{WatchStreamExt, watcher as watch};
 use kube::{Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use std::fmt::Debug;
-use tokio_stream::{Stream, StreamExt};
+use tokio_stream::StreamExt;
 
 /// So many objects are listed at a time: none is kept, and memory stays small.
 const PAGE: u32 = 100;
@@ -76,7 +76,7 @@ pub async fn every<K>(kind: &'static str, api: Api<K>, seen: impl FnMut(&K))
 where
     K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
 {
-    follow(kind, watch(api, config()), seen).await;
+    every_with(kind, api, config(), seen).await;
 }
 
 /// How to watch.
@@ -84,13 +84,12 @@ pub fn config() -> watcher::Config {
     watcher::Config::default().page_size(PAGE)
 }
 
-/// The same of a stream of events. Also of objects that are gone: those who wait for it want to know.
-pub async fn follow<K>(
-    kind: &'static str,
-    events: impl Stream<Item = watcher::Result<Event<K>>>,
-    mut seen: impl FnMut(&K),
-) {
-    let events = events.default_backoff();
+/// The same of the objects that the configuration selects. Also of those that are gone: who waits for it wants to know.
+pub async fn every_with<K>(kind: &'static str, api: Api<K>, config: watcher::Config, mut seen: impl FnMut(&K))
+where
+    K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+{
+    let events = watch(api, config).default_backoff();
     tokio::pin!(events);
     let mut failing = false;
     while let Some(event) = events.next().await {
@@ -102,5 +101,59 @@ pub async fn follow<K>(
             Err(error) => tracing::warn!(kind, "watching, tried again: {error}"),
         }
         failing = failed;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::Router;
+    use axum::http::{StatusCode, Uri};
+    use axum::response::{IntoResponse, Response};
+    use axum::routing::get;
+    use k8s_openapi::api::core::v1::ConfigMap;
+    use kube::Client;
+    use kube::api::PartialObjectMeta;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::Duration;
+    use tokio::sync::Notify;
+
+    const EMPTY: &str = r#"{"kind":"List","apiVersion":"v1","metadata":{"resourceVersion":"5"},"items":[]}"#;
+    /// On several lines, as it comes where only metadata is asked for.
+    const REFUSED: &str = "{\n  \"kind\": \"Status\",\n  \"apiVersion\": \"v1\",\n  \"metadata\": {},\n  \"status\": \"Failure\",\n  \
+        \"message\": \"storage is (re)initializing\",\n  \"reason\": \"TooManyRequests\",\n  \"details\": {\n    \
+        \"retryAfterSeconds\": 1\n  },\n  \"code\": 429\n}";
+    const ADDED: &str = concat!(
+        r#"{"type":"ADDED","object":{"kind":"PartialObjectMetadata","apiVersion":"meta.k8s.io/v1","#,
+        r#""metadata":{"name":"one","namespace":"default","resourceVersion":"6"}}}"#,
+        "\n"
+    );
+
+    #[tokio::test]
+    async fn a_refused_watch_is_asked_for_again() {
+        let refused = Arc::new(AtomicBool::new(false));
+        let answer = move |asked: Uri| async move {
+            let answer: Response = match asked.query().unwrap_or_default().contains("watch=true") {
+                false => EMPTY.into_response(),
+                true if !refused.swap(true, Ordering::Relaxed) => {
+                    (StatusCode::TOO_MANY_REQUESTS, REFUSED).into_response()
+                }
+                true => ADDED.into_response(),
+            };
+            answer
+        };
+        let client = Client::new(Router::new().route("/api/v1/configmaps", get(answer)), "default");
+        let seen = Notify::new();
+        let watching = every("ConfigMap", Api::<PartialObjectMeta<ConfigMap>>::all(client), |map| {
+            assert_eq!(map.name_any(), "one");
+            seen.notify_one();
+        });
+        tokio::select! {
+            () = watching => unreachable!("it watches for ever"),
+            () = seen.notified() => {}
+            // The second request comes after one pause, of two seconds at most.
+            () = tokio::time::sleep(Duration::from_secs(30)) => panic!("the object was never told of"),
+        }
     }
 }

@@ -2,9 +2,9 @@
 
 use crate::labels::MANAGED_BY;
 use k8s_openapi::api::core::v1::{ObjectReference, PersistentVolumeClaim};
-use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind};
+use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, PartialObjectMeta};
 use kube::core::Object;
-use kube::{Client, Resource, ResourceExt};
+use kube::{Client, ResourceExt};
 use serde::{Deserialize, Serialize};
 
 /// A snapshot as its user sees it.
@@ -98,9 +98,18 @@ fn kind(group: &str, kind: &str, plural: &str) -> ApiResource {
 pub const SNAPSHOTS: &str = "snapshot.storage.k8s.io";
 const GROUPS: &str = "groupsnapshot.storage.k8s.io";
 
-/// VolumeSnapshots of one namespace, or of all.
-pub fn volume_snapshots(client: &Client, namespace: Option<&str>) -> Api<VolumeSnapshot> {
-    within(client, namespace, &kind(SNAPSHOTS, "VolumeSnapshot", "volumesnapshots"))
+/// VolumeSnapshots of a namespace.
+pub fn volume_snapshots(client: &Client, namespace: &str) -> Api<VolumeSnapshot> {
+    Api::namespaced_with(client.clone(), namespace, &volume_snapshot_kind())
+}
+
+/// The metadata of all VolumeSnapshots.
+pub fn volume_snapshots_metadata(client: &Client) -> Api<PartialObjectMeta<VolumeSnapshot>> {
+    Api::all_with(client.clone(), &volume_snapshot_kind())
+}
+
+fn volume_snapshot_kind() -> ApiResource {
+    kind(SNAPSHOTS, "VolumeSnapshot", "volumesnapshots")
 }
 
 /// VolumeSnapshotContents.
@@ -118,17 +127,6 @@ pub fn group_contents(client: &Client) -> Api<GroupContent> {
 pub fn group_classes(client: &Client) -> Api<DynamicObject> {
     let kind = kind(GROUPS, "VolumeGroupSnapshotClass", "volumegroupsnapshotclasses");
     Api::all_with(client.clone(), &kind)
-}
-
-/// Objects of a namespace, or of all.
-pub fn within<K>(client: &Client, namespace: Option<&str>, kind: &ApiResource) -> Api<K>
-where
-    K: Resource<DynamicType = ApiResource, Scope = kube::core::DynamicResourceScope>,
-{
-    match namespace {
-        Some(namespace) => Api::namespaced_with(client.clone(), namespace, kind),
-        None => Api::all_with(client.clone(), kind),
-    }
 }
 
 /// The node that an object is labelled for.

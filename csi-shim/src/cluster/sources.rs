@@ -130,7 +130,7 @@ impl<'a> Sources<'a> {
 
     async fn place_of_snapshot(&self, namespace: &str, name: &str) -> Result<Place, Error> {
         let client = &self.cluster.client;
-        let snapshot = volume_snapshots(client, Some(namespace)).get_opt(name).await;
+        let snapshot = volume_snapshots(client, namespace).get_opt(name).await;
         let Some(snapshot) = snapshot.map_err(Error::of("read a VolumeSnapshot"))? else {
             return Ok(Place::Nowhere);
         };

@@ -11,13 +11,13 @@ mod restore;
 mod snapshots;
 
 use super::Cluster;
-use super::feeds::{config, follow};
+use super::feeds::{config, every, every_with};
+use super::objects::volume_snapshots_metadata;
 use super::queue::{Key, Queue};
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::ResourceExt;
 use kube::api::{Api, PartialObjectMeta};
-use kube::runtime::metadata_watcher;
 
 /// Which snapshot a claim is to be made of.
 const ANNOTATION: &str = "snapshot.alpha.kubernetes.io/snapshot";
@@ -32,18 +32,17 @@ const MADE_FOR: &str = "csi.cowslip.io/made-for";
 pub async fn run(cluster: &Cluster) {
     let client = &cluster.client;
     let (snapshots, claims) = (Queue::<Key>::default(), Queue::<Key>::default());
-    let asked = metadata_watcher(objects::snapshots(client, None), config());
-    let asked = follow("VolumeSnapshot (legacy)", asked, |seen| snapshots.add(Key::of(&seen.metadata)));
-    let made = super::objects::volume_snapshots(client, None);
-    let made = metadata_watcher(made, config().labels(&made_for(objects::SNAPSHOT)));
-    let made = follow("VolumeSnapshot", made, |seen| {
+    let asked = objects::snapshots_metadata(client);
+    let asked = every("VolumeSnapshot (legacy)", asked, |seen| snapshots.add(Key::of(&seen.metadata)));
+    let made = volume_snapshots_metadata(client);
+    let made = every_with("VolumeSnapshot", made, config().labels(&made_for(objects::SNAPSHOT)), |seen| {
         if let Some(owner) = Key::of_owner(&seen.metadata) {
             snapshots.add(owner);
         }
     });
-    let all = metadata_watcher(Api::<PersistentVolumeClaim>::all(client.clone()), config());
+    let all = Api::<PartialObjectMeta<PersistentVolumeClaim>>::all(client.clone());
     let all =
-        follow("PersistentVolumeClaim", all, |seen| wanted(seen).into_iter().for_each(|key| claims.add(key)));
+        every("PersistentVolumeClaim", all, |seen| wanted(seen).into_iter().for_each(|key| claims.add(key)));
     let cutting = snapshots::Snapshots::new(cluster);
     let restoring = restore::Restore::new(cluster);
     tokio::join!(

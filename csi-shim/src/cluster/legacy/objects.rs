@@ -1,8 +1,7 @@
 //! The kinds of the older API.
 
-use super::super::objects::within;
 use kube::Client;
-use kube::api::{Api, ApiResource, GroupVersionKind};
+use kube::api::{Api, ApiResource, GroupVersionKind, PartialObjectMeta};
 use kube::core::Object;
 use serde::{Deserialize, Serialize};
 
@@ -80,9 +79,14 @@ pub struct Source {
     pub capacity: String,
 }
 
-/// VolumeSnapshots of one namespace, or of all.
-pub fn snapshots(client: &Client, namespace: Option<&str>) -> Api<Snapshot> {
-    within(client, namespace, &snapshot_kind())
+/// VolumeSnapshots of a namespace.
+pub fn snapshots(client: &Client, namespace: &str) -> Api<Snapshot> {
+    Api::namespaced_with(client.clone(), namespace, &snapshot_kind())
+}
+
+/// The metadata of all VolumeSnapshots.
+pub fn snapshots_metadata(client: &Client) -> Api<PartialObjectMeta<Snapshot>> {
+    Api::all_with(client.clone(), &snapshot_kind())
 }
 
 fn snapshot_kind() -> ApiResource {

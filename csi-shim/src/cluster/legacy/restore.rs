@@ -146,7 +146,7 @@ impl<'a> Restore<'a> {
             );
         };
         let client = &self.cluster.client;
-        let snapshots = objects::snapshots(client, Some(&key.namespace));
+        let snapshots = objects::snapshots(client, &key.namespace);
         let read = Error::of("read a VolumeSnapshot of the older API");
         let Some(snapshot) = snapshots.get_opt(name).await.map_err(read)? else {
             return waits(
@@ -157,7 +157,7 @@ impl<'a> Restore<'a> {
         if snapshot.metadata.deletion_timestamp.is_some() {
             return waits("SnapshotDeleted", format!("snapshot {name} is being deleted"));
         }
-        let cuts = volume_snapshots(client, Some(&key.namespace));
+        let cuts = volume_snapshots(client, &key.namespace);
         let cut = cuts.get_opt(&cut_name(&snapshot)).await.map_err(Error::of("read a VolumeSnapshot"))?;
         let status = cut.and_then(|cut| cut.status).filter(|status| status.ready_to_use == Some(true));
         let Some(content) = status.and_then(|status| status.bound_volume_snapshot_content_name) else {

@@ -46,7 +46,7 @@ impl<'a> Snapshots<'a> {
 
     /// One step for one of them.
     pub async fn look(&self, key: &Key) -> Result<Next, Error> {
-        let api = objects::snapshots(&self.cluster.client, Some(&key.namespace));
+        let api = objects::snapshots(&self.cluster.client, &key.namespace);
         let read = Error::of("read a VolumeSnapshot of the older API");
         let Some(snapshot) = api.get_opt(&key.name).await.map_err(read)? else { return Ok(Next::Done) };
         if snapshot.metadata.deletion_timestamp.is_some() {
@@ -64,7 +64,7 @@ impl<'a> Snapshots<'a> {
 
     /// Goes on making it; how it is going, and when it was cut.
     async fn make(&self, api: &Api<Snapshot>, key: &Key, snapshot: &Snapshot) -> Result<Step, Error> {
-        let cuts = volume_snapshots(&self.cluster.client, Some(&key.namespace));
+        let cuts = volume_snapshots(&self.cluster.client, &key.namespace);
         let name = cut_name(snapshot);
         let Some(cut) = cuts.get_opt(&name).await.map_err(Error::of("read a VolumeSnapshot"))? else {
             if snapshot.status.as_ref().is_some_and(|status| status.creation_timestamp.is_some()) {
@@ -248,7 +248,7 @@ impl<'a> Snapshots<'a> {
         if !snapshot.finalizers().iter().any(|one| one == FINALIZER) {
             return Ok(Next::Done);
         }
-        let cuts = volume_snapshots(&self.cluster.client, Some(&key.namespace));
+        let cuts = volume_snapshots(&self.cluster.client, &key.namespace);
         let name = cut_name(snapshot);
         let what = "delete the snapshot that holds the data";
         unless_absent(cuts.delete(&name, &DeleteParams::default()).await).map_err(Error::of(what))?;
