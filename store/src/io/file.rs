@@ -34,6 +34,8 @@ pub struct FileDev {
     file: File,
     len: u64,
     is_device: bool,
+    /// Nothing can be in flight when it is closed.
+    idle: bool,
 }
 
 /// The file or device that a pool path means: a directory holds [`POOL_FILE`].
@@ -112,7 +114,12 @@ impl FileDev {
             _ => Error::io(format!("lock pool {name}"), e),
         })?;
         let len = device_len(&file, is_device).map_err(|e| Error::io(format!("measure pool {name}"), e))?;
-        Ok(Self { file, len, is_device })
+        Ok(Self { file, len, is_device, idle: lock == Lock::Shared })
+    }
+
+    /// Closes it when no write is in flight.
+    pub fn close(mut self) {
+        self.idle = true;
     }
 
     /// Sets the length of a new pool file; all of it is a hole.
@@ -131,6 +138,17 @@ impl FileDev {
     /// The open file, for questions about its file system.
     pub fn file(&self) -> &File {
         &self.file
+    }
+}
+
+/// A child that another thread forked and that has not called exec yet has the description too, and with it the lock: the
+/// next to open the pool would find it busy. So the lock goes by itself, unless the kernel may still be writing (H1).
+impl Drop for FileDev {
+    fn drop(&mut self) {
+        if self.idle {
+            // SAFETY: the descriptor is open; flock touches no memory.
+            unsafe { libc::flock(self.file.as_raw_fd(), libc::LOCK_UN) };
+        }
     }
 }
 
@@ -249,5 +267,32 @@ pub fn set_nocow(file: &File) {
             flags |= FS_NOCOW_FL;
             libc::ioctl(file.as_raw_fd(), FS_IOC_SETFLAGS, &raw const flags);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ErrorKind;
+
+    #[test]
+    fn a_forked_child_does_not_keep_a_pool_that_is_closed() {
+        let file = tempfile::NamedTempFile::new().expect("makes a file");
+        let open = |lock| FileDev::open(file.path(), lock);
+        // What a child has between fork and exec.
+        let child = |dev: &FileDev| dev.file.try_clone().expect("duplicates");
+
+        let read = open(Lock::Shared).expect("opens");
+        let _childs = child(&read);
+        drop(read);
+        let written = open(Lock::Exclusive).expect("nobody has it");
+        let _childs = child(&written);
+        written.close();
+        let died = open(Lock::Exclusive).expect("nobody has it");
+        let childs = child(&died);
+        drop(died); // writes may be in flight
+        assert_eq!(open(Lock::Exclusive).err().map(|e| e.kind()), Some(ErrorKind::Busy));
+        drop(childs);
+        open(Lock::Exclusive).expect("nobody has it");
     }
 }

@@ -71,7 +71,7 @@ fn init_in(dir: &Path, options: &InitOptions) -> Result<()> {
     let pool = dir.join(POOL_FILE);
     if pool.exists() {
         // Nobody may have the old pool open while it is replaced.
-        drop(FileDev::open(&pool, Lock::Exclusive)?);
+        FileDev::open(&pool, Lock::Exclusive)?.close();
     }
     let file = File::options().read(true).write(true).create(true).truncate(true).mode(0o600).open(&temp);
     let result = file.map_err(what).and_then(|file| {
@@ -89,7 +89,9 @@ fn init_in(dir: &Path, options: &InitOptions) -> Result<()> {
         dev.truncate(layout.total_blocks * BLOCK_BYTES).map_err(what)?;
         format(&dev, layout, false)?;
         fs::rename(&temp, &pool).map_err(what)?;
-        File::open(dir).and_then(|d| d.sync_all()).map_err(what)
+        File::open(dir).and_then(|d| d.sync_all()).map_err(what)?;
+        dev.close();
+        Ok(())
     });
     if result.is_err() {
         let _ = fs::remove_file(&temp);
@@ -140,7 +142,9 @@ fn init_device(path: &Path, options: &InitOptions) -> Result<()> {
     if size > dev.len() {
         return Err(Error::invalid(format!("{} has only {} bytes", path.display(), dev.len())));
     }
-    format(&dev, layout(size, options)?, true)
+    format(&dev, layout(size, options)?, true)?;
+    dev.close();
+    Ok(())
 }
 
 /// Whatever a file system, a partition table or a volume manager left would be in these places.
