@@ -3,6 +3,10 @@
 //! Invariant: which volumes can be named is decided by the pod's own namespace, which kubelet tells and the pod cannot
 //! change, and by what the provisioner wrote down when the claim's volume was made.
 
+mod again;
+
+pub use again::keep;
+
 use crate::agent::Agent;
 use crate::checks::shown;
 use crate::labels;
@@ -77,17 +81,22 @@ fn show(from: &Path, target: &Path) -> Result<(), Status> {
     let failed = |what: &str, path: &Path, error: std::io::Error| {
         Status::internal(format!("cannot {what}, {}: {error}", shown(&path.to_string_lossy())))
     };
-    if mount_at(target).map_err(|e| failed("read the mount table", target, e))?.is_some() {
-        // One whose agent went away answers nothing but errors, and stays below the new one: what is mounted over it reaches
-        // a container that has it, and what is mounted instead of it would not. Any other is what is wanted.
-        if std::fs::read_dir(target).is_ok() {
-            return Ok(());
-        }
-    } else {
+    if mount_at(target).map_err(|e| failed("read the mount table", target, e))?.is_none() {
         std::fs::create_dir_all(target).map_err(|e| failed("make the target", target, e))?;
+    } else if shown_at(target) {
+        return Ok(());
     }
-    let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    bind(from, target, flags).map_err(|e| failed("show the snapshots", from, e))
+    bind(from, target, FLAGS).map_err(|e| failed("show the snapshots", from, e))
+}
+
+/// How a publication is mounted.
+const FLAGS: MountFlags =
+    MountFlags::RDONLY.union(MountFlags::NOSUID).union(MountFlags::NODEV).union(MountFlags::NOEXEC);
+
+/// Whether what is mounted there answers. What does not, because its agent is gone, stays below what shows the snapshots
+/// again: what is mounted over it reaches a container that has it, and what is mounted instead of it would not.
+fn shown_at(target: &Path) -> bool {
+    std::fs::read_dir(target).is_ok()
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! The driver of one node, from its start to its end.
 
 use crate::agent::Agent;
+use crate::browse;
 use crate::controller::ControllerService;
 use crate::csi::controller_server::ControllerServer;
 use crate::csi::group_controller_server::GroupControllerServer;
@@ -57,7 +58,7 @@ pub async fn serve(
         .add_service(ControllerServer::new(ControllerService::new(agent.clone(), pending.clone())))
         .add_service(GroupControllerServer::new(GroupService::new(agent.clone(), pending.clone())))
         .add_service(SnapshotMetadataServer::new(MetadataService::new(agent.clone())))
-        .add_service(NodeServer::new(NodeService::new(agent, pending)))
+        .add_service(NodeServer::new(NodeService::new(agent.clone(), pending)))
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), async {
             // A sender that is gone asks for the same.
             let _ = draining.await;
@@ -65,6 +66,7 @@ pub async fn serve(
     tokio::pin!(server);
     let ended = tokio::select! {
         ended = &mut server => ended,
+        () = browse::keep(&agent) => unreachable!("it ends never"),
         () = stop => {
             tracing::info!("ending");
             drop(drain);

@@ -1,10 +1,12 @@
-//! System calls that no safe function offers: growing a mounted file system.
+//! What no safe function offers: growing a mounted file system, and waiting for a file's news.
 #![allow(unsafe_code)]
 
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::path::Path;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 /// `_IOW('f', 16, __u64)`: EXT4_IOC_RESIZE_FS, the new size in file-system blocks.
 const EXT4_RESIZE_FS: libc::Ioctl = 0x4008_6610;
@@ -101,4 +103,13 @@ pub fn grow_btrfs(dir: &Path) -> io::Result<()> {
     arguments.name[..3].copy_from_slice(b"max");
     // SAFETY: the request reads the 4096 bytes of the struct, with a NUL in its name, until the call returns.
     checked(unsafe { libc::ioctl(dir.as_raw_fd(), BTRFS_RESIZE, &raw const arguments) })
+}
+
+/// Tells when the file has something of high priority to tell, as the mount table has when it changes (proc(5)).
+///
+/// # Errors
+/// Those of epoll_ctl(2).
+pub fn watched(file: File) -> io::Result<AsyncFd<File>> {
+    // SAFETY: the file has its descriptor until it is dropped, and gives it to nobody.
+    Ok(unsafe { AsyncFd::register_with_interest(file, Interest::PRIORITY) }?)
 }

@@ -1,15 +1,16 @@
 //! Groups, changed blocks, listings, races, browsing, and an agent that dies.
 
-use crate::csi_rig::{Csi, MIB, block, code, from_snapshot, mount, text, volume};
+use crate::csi_rig::{Csi, Driver, MIB, block, code, from_snapshot, mount, text, volume};
 use crate::rig::{Rig, noise, tool};
 use csi_shim::csi;
+use csi_shim::csi::node_client::NodeClient;
 use csi_shim::csi::volume_capability::AccessType;
 use csi_shim::csi::volume_capability::MountVolume;
 use csi_shim::csi::volume_capability::access_mode::Mode;
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use tokio_stream::StreamExt;
 use tonic::Code;
 
@@ -237,9 +238,8 @@ async fn fifty_at_a_time_and_every_name_once() {
     csi.finish();
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_pod_browses_the_snapshots_of_its_own_namespace_only() {
-    let Some(mut csi) = Csi::new("2G").await else { return };
+/// A volume of the claim `data` in the namespace `shop`, where it is published, and the snapshot `monday` with `old` in `file`.
+async fn snapshot_of_claim(csi: &mut Csi) -> (csi::Volume, PathBuf) {
     let ext4 = mount("ext4");
     let mut wanted = volume("pvc-1", 64 * MIB, ext4.clone());
     wanted.parameters =
@@ -250,34 +250,43 @@ async fn a_pod_browses_the_snapshots_of_its_own_namespace_only() {
     let dir = csi.publish(&made.volume_id, "v", &ext4).await.expect("it is published");
     fs::write(dir.join("file"), "old").expect("the pod writes");
     csi.cut("monday", &made.volume_id, &[]).await.expect("a snapshot");
-    fs::write(dir.join("file"), "new").expect("the pod writes");
-    csi.create(volume("other", 64 * MIB, ext4)).await.expect("a volume of somebody else");
+    (made, dir)
+}
 
-    let inline = |csi: &Csi, claim: &str, namespace: &str| {
-        let context = [
-            ("csi.storage.k8s.io/ephemeral", "true"),
-            ("csi.storage.k8s.io/pod.namespace", namespace),
-            ("snapshotsOf", claim),
-        ];
-        csi::NodePublishVolumeRequest {
-            volume_id: "csi-0123456789".into(),
-            target_path: text(&csi.target("browser")),
-            volume_capability: Some(crate::csi_rig::capability(
-                AccessType::Mount(MountVolume::default()),
-                Mode::SingleNodeWriter,
-            )),
-            volume_context: context.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
-            ..Default::default()
-        }
-    };
+/// What kubelet asks for an inline volume of a pod in that namespace.
+fn inline(csi: &Csi, name: &str, claim: &str, namespace: &str) -> csi::NodePublishVolumeRequest {
+    let context = [
+        ("csi.storage.k8s.io/ephemeral", "true"),
+        ("csi.storage.k8s.io/pod.namespace", namespace),
+        ("snapshotsOf", claim),
+    ];
+    csi::NodePublishVolumeRequest {
+        volume_id: "csi-0123456789".into(),
+        target_path: text(&csi.target(name)),
+        volume_capability: Some(crate::csi_rig::capability(
+            AccessType::Mount(MountVolume::default()),
+            Mode::SingleNodeWriter,
+        )),
+        volume_context: context.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
+        ..Default::default()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_browses_the_snapshots_of_its_own_namespace_only() {
+    let Some(mut csi) = Csi::new("2G").await else { return };
+    let (made, dir) = snapshot_of_claim(&mut csi).await;
+    fs::write(dir.join("file"), "new").expect("the pod writes");
+    csi.create(volume("other", 64 * MIB, mount("ext4"))).await.expect("a volume of somebody else");
+
     for (claim, namespace) in
         [("data", "bank"), ("other", "shop"), ("../other", "shop"), ("pvc-1", "shop"), ("*", "shop")]
     {
-        let request = inline(&csi, claim, namespace);
+        let request = inline(&csi, "browser", claim, namespace);
         assert_eq!(code(csi.node.node_publish_volume(request).await), Code::NotFound, "{namespace}/{claim}");
     }
     for _ in 0..2 {
-        let request = inline(&csi, "data", "shop");
+        let request = inline(&csi, "browser", "data", "shop");
         csi.node.node_publish_volume(request).await.expect("it is shown");
     }
     let seen = csi.target("browser");
@@ -292,6 +301,32 @@ async fn a_pod_browses_the_snapshots_of_its_own_namespace_only() {
     assert_eq!(refused.raw_os_error(), Some(30), "EROFS");
     csi.unpublish_only("csi-0123456789", "browser").await.expect("it goes");
     assert!(!seen.exists());
+    csi.unpublish(&made.volume_id, "v").await.expect("it goes");
+    csi.finish();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_browses_again_when_the_agent_is_there_again() {
+    let Some(mut csi) = Csi::new("2G").await else { return };
+    let (made, _) = snapshot_of_claim(&mut csi).await;
+    // Where kubelet has such a volume.
+    let name = "uid/volumes/kubernetes.io~csi/browser";
+    let request = inline(&csi, name, "data", "shop");
+    csi.node.node_publish_volume(request).await.expect("it is shown");
+    let file = csi.target(name).join("monday/file");
+    let sees = || fs::read_to_string(&file).is_ok_and(|read| read == "old");
+    assert!(sees());
+    csi.rig.kill_and_wait();
+    csi.rig.eventually("the pod sees the snapshots again", sees);
+    // While no driver was there.
+    csi.driver.kill();
+    csi.rig.kill_and_wait();
+    assert!(!sees(), "nobody mounts it");
+    csi.driver = Driver::start(&csi.rig);
+    csi.rig.eventually("the pod sees the snapshots again", sees);
+    csi.node = NodeClient::new(csi.driver.channel().await);
+    csi.unpublish_only("csi-0123456789", name).await.expect("it goes, with all that was below");
+    assert!(!csi.target(name).exists());
     csi.unpublish(&made.volume_id, "v").await.expect("it goes");
     csi.finish();
 }

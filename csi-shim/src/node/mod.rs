@@ -11,7 +11,7 @@ mod stage;
 mod stats;
 mod unused;
 
-pub(crate) use mounts::{at as mount_at, bind};
+pub(crate) use mounts::{Mount, at as mount_at, bind, table as mount_table};
 
 use crate::agent::{Agent, Connection, foreign};
 use crate::checks::{self, shown};
