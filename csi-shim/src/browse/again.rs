@@ -57,6 +57,8 @@ async fn show_again(agent: &Agent) -> io::Result<bool> {
     let Some(live) = table.iter().rfind(|mount| mount.mountpoint == Path::new(&tree)) else {
         return Ok(true);
     };
+    let mut waiting = false;
+    // Which volume a pod may see was decided when it was published: the dead mount has its name.
     for dead in publications(&table).filter(|mount| mount.device != live.device) {
         let Some(volume) = dead.root.file_name() else { continue };
         let (from, target) = (Path::new(&tree).join(volume), dead.mountpoint.clone());
@@ -69,23 +71,25 @@ async fn show_again(agent: &Agent) -> io::Result<bool> {
             Ok(true) => tracing::info!(%target, "the snapshots are shown again"),
             Ok(false) => {}
             // Of a volume that is gone, or unpublished just now.
-            Err(error) => tracing::debug!(%target, "the snapshots cannot be shown again: {error}"),
+            Err(error) => {
+                tracing::debug!(%target, "the snapshots cannot be shown again: {error}");
+                waiting = true;
+            }
         }
     }
-    Ok(false)
+    Ok(waiting)
 }
 
-/// What shows the snapshots of one volume to a pod.
+/// What shows the snapshots of one volume to a pod, and lies on top.
 fn publications(table: &[Mount]) -> impl Iterator<Item = &Mount> {
     table
         .iter()
         .enumerate()
         .filter(|(at, mount)| {
-            let on_top = !table[at + 1..].iter().any(|later| later.mountpoint == mount.mountpoint);
-            let of_a_volume = mount.root.components().count() == 2;
-            let of_a_pod =
-                mount.mountpoint.components().any(|part| part == Component::Normal(VOLUMES.as_ref()));
-            mount.fs_type == FS_TYPE && of_a_volume && of_a_pod && on_top
+            mount.fs_type == FS_TYPE
+                && mount.root.components().count() == 2
+                && mount.mountpoint.components().any(|part| part == Component::Normal(VOLUMES.as_ref()))
+                && !table[at + 1..].iter().any(|later| later.mountpoint == mount.mountpoint)
         })
         .map(|(_, mount)| mount)
 }
