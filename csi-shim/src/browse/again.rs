@@ -46,14 +46,14 @@ async fn watch(agent: &Agent) -> io::Result<std::convert::Infallible> {
 
 /// Mounts again what no agent serves any more. True: something of that is left.
 async fn show_again(agent: &Agent) -> io::Result<bool> {
-    if publications(&mount_table()?).next().is_none() {
+    let table = mount_table()?;
+    if publications(&table).next().is_none() {
         return Ok(false);
     }
     let status = async { agent.connect().await?.status().await };
     let Ok(Some(status)) = status.await.map(|told| told.agent) else { return Ok(true) };
     // Shown nowhere: then nothing is to be had until that changes, which takes a mount.
     let Some(tree) = status.snapshots_dir else { return Ok(false) };
-    let table = mount_table()?;
     let Some(live) = table.iter().rfind(|mount| mount.mountpoint == Path::new(&tree)) else {
         return Ok(true);
     };
