@@ -118,8 +118,11 @@ impl Write for Out {
 }
 
 /// What libraries tell of their own steps is not for the users of an agent, unless they ask for it.
+/// fuser tells of each answer that the kernel did not take: somebody stopped waiting, or it was answered already.
 fn with_quiet_libraries(filter: &str) -> String {
-    if filter.contains("libublk") { filter.into() } else { format!("{filter},libublk=warn") }
+    let quiet = [("libublk", "libublk=warn"), ("fuser", "fuser::reply=off")];
+    let quiet = quiet.iter().filter(|(library, _)| !filter.contains(library)).map(|(_, quiet)| *quiet);
+    std::iter::once(filter).chain(quiet).collect::<Vec<_>>().join(",")
 }
 
 /// systemd names the journal's stream by device and inode (systemd.exec(5), JOURNAL_STREAM); a
@@ -149,8 +152,11 @@ mod tests {
 
     #[test]
     fn libraries_are_quiet_unless_asked() {
-        for (filter, used) in [("debug", "debug,libublk=warn"), ("info,libublk=trace", "info,libublk=trace")]
-        {
+        for (filter, used) in [
+            ("debug", "debug,libublk=warn,fuser::reply=off"),
+            ("info,libublk=trace", "info,libublk=trace,fuser::reply=off"),
+            ("info,fuser=warn", "info,fuser=warn,libublk=warn"),
+        ] {
             assert_eq!(with_quiet_libraries(filter), used);
             assert_eq!(check_filter(used), Ok(()));
         }

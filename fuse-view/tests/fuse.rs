@@ -218,6 +218,75 @@ fn damage_is_an_error_of_the_file_alone() {
     assert!(mounted.is_alive());
 }
 
+/// Has the kernel forget the entries of `dir` that it lists from its cache, and nothing of the files.
+fn forget_listing(dir: &Path) {
+    let dir = fs::File::open(dir).unwrap();
+    rustix::fs::fadvise(&dir, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+}
+
+#[test]
+fn a_listing_that_is_asked_for_again_keeps_what_is_known_of_the_files() {
+    if !can_mount() {
+        return;
+    }
+    let mut view = FakeView::new();
+    let dir = view.dir(ROOT, "dir");
+    // Of one name each; a directory, a hard link and a broken entry are among them.
+    for i in 0..600 {
+        view.file(dir, format!("file-{i}"), b"content");
+    }
+    let acl = [&2_u32.to_le_bytes()[..], &[1, 0, 6, 0], &[255; 4], &[4, 0, 4, 0], &[255; 4]].concat();
+    let acl = [acl, [&[32, 0, 4, 0][..], &[255; 4]].concat()].concat();
+    let named = view.file(dir, "named", b"");
+    view.node(named).xattrs.push((b"system.posix_acl_access".to_vec(), acl));
+    view.dir(dir, "inner");
+    let twice = view.file(dir, "one-name", b"twice");
+    view.link(ROOT, "other-name", twice);
+    view.node(dir).children.push((b"lost".to_vec(), 9999));
+    let view = Arc::new(view);
+    let at = MountPoint::new();
+    let _mounted = mount_view(view.clone(), at.path(), &Options::default()).unwrap();
+    let listed = at.path().join("dir");
+    // As ls -l: the entries, and of each its attributes and its access list.
+    let list = || {
+        let of = |name: &String| {
+            let (path, mut acl) = (listed.join(name), [0; 64]);
+            let is = fs::symlink_metadata(&path).ok();
+            let acl = rustix::fs::lgetxattr(&path, "system.posix_acl_access", &mut acl[..]);
+            (name.clone(), is.map(|is| (is.ino(), is.mode(), is.len(), is.mtime_nsec())), acl.ok())
+        };
+        names(&listed).iter().map(of).collect::<Vec<_>>()
+    };
+    let asked = || {
+        let calls = &view.calls;
+        [&calls.readdir, &calls.lookup, &calls.xattrs].map(|of| of.load(std::sync::atomic::Ordering::Relaxed))
+    };
+    let first = list();
+    assert_eq!(first.len(), 604);
+    assert_eq!(first.iter().filter(|(_, is, _)| is.is_none()).count(), 1, "the broken one");
+    let [_, _, xattrs] = asked();
+    assert!(xattrs >= 603, "every access list was asked for: {xattrs}");
+    for _ in 0..3 {
+        let [readdir, lookup, xattrs] = asked();
+        forget_listing(&listed);
+        assert_eq!(list(), first);
+        let [readdir_then, lookup_then, xattrs_then] = asked();
+        assert!(readdir_then > readdir, "the kernel did ask for the listing again");
+        // The hard link is told in full each time, and the broken one looked up.
+        assert!(
+            xattrs_then - xattrs <= 1 && lookup_then - lookup <= 2,
+            "{:?} then {:?}",
+            (lookup, xattrs),
+            (lookup_then, xattrs_then)
+        );
+    }
+    // What the kernel drops it is told again.
+    if fs::write("/proc/sys/vm/drop_caches", "2").is_ok() {
+        forget_listing(&listed);
+        assert_eq!(list(), first);
+    }
+}
+
 #[test]
 fn snapshots_appear_at_once_and_latest_follows() {
     if !can_mount() {

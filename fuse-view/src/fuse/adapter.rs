@@ -1,6 +1,11 @@
 //! FUSE requests answered from a tree.
 
-use super::{ahead::ReadAhead, ids::Ids, owners::Owners};
+use super::{
+    ahead::ReadAhead,
+    ids::Ids,
+    owners::Owners,
+    plus::{Entry, Known, Listing},
+};
 use crate::{
     Attr, Error, FileKind, Result as TreeResult, Timestamp, near,
     tree::{Lifetime, Node, OpenFile, Tree, TreeEntry},
@@ -17,6 +22,7 @@ use std::{
     cell::RefCell,
     collections::HashMap,
     ffi::OsStr,
+    fs::File,
     io,
     os::unix::ffi::OsStrExt,
     sync::{
@@ -39,13 +45,21 @@ const FOREVER: Duration = Duration::from_secs(365 * 86_400);
 /// A name that may be renamed or deleted.
 const SHORT: Duration = Duration::from_secs(1);
 
+/// The kernel's side of a mount, where fuser's replies are not enough.
+pub struct Kernel {
+    pub notifier: Notifier,
+    /// What the requests are read from. All threads read from the same one: a request is answered where it was read.
+    pub device: File,
+}
+
 /// The file system that fuser drives.
 pub struct Adapter {
     tree: Arc<dyn Tree>,
     ids: Ids,
+    known: Known,
     owners: Owners,
     /// Set before the first request is read.
-    notifier: Arc<OnceLock<Notifier>>,
+    kernel: Arc<OnceLock<Kernel>>,
     open: RwLock<HashMap<u64, OpenFile>>,
     next_handle: AtomicU64,
     ahead: ReadAhead,
@@ -57,12 +71,12 @@ thread_local! {
 }
 
 impl Adapter {
-    pub fn new(tree: Arc<dyn Tree>, notifier: Arc<OnceLock<Notifier>>, owners: Owners) -> Self {
-        let ids = Ids::new(tree.root());
+    pub fn new(tree: Arc<dyn Tree>, kernel: Arc<OnceLock<Kernel>>, owners: Owners) -> Self {
+        let (ids, known) = (Ids::new(tree.root()), Known::default());
         let open = RwLock::new(HashMap::new());
         let next_handle = AtomicU64::new(1);
         let ahead = ReadAhead::new(tree.clone());
-        Self { tree, ids, owners, notifier, open, next_handle, ahead }
+        Self { tree, ids, known, owners, kernel, open, next_handle, ahead }
     }
 
     fn node(&self, id: INodeNo) -> Result<Node, Errno> {
@@ -82,9 +96,9 @@ impl Adapter {
     fn enter(&self, request: &Request, id: INodeNo) -> Result<Node, Errno> {
         let dir = self.node(id)?;
         if self.tree.reveal(dir).map_err(errno)? {
-            if let Some(notifier) = self.notifier.get() {
+            if let Some(kernel) = self.kernel.get() {
                 // A negative offset: attributes only, which waits for nobody.
-                let _ = notifier.inval_inode(id, -1, 0);
+                let _ = kernel.notifier.inval_inode(id, -1, 0);
             }
             if request.uid() != 0 {
                 return Err(Errno::ESTALE);
@@ -152,14 +166,19 @@ impl Adapter {
         }
     }
 
-    fn list_plus(&self, id: INodeNo, offset: u64, reply: &mut ReplyDirectoryPlus) -> Result<(), Errno> {
+    /// Adds what follows `offset` to `reply`, and to `listing`, which says the same but for what the kernel knows.
+    fn list_plus(
+        &self,
+        id: INodeNo,
+        offset: u64,
+        reply: &mut ReplyDirectoryPlus,
+        listing: &mut Listing,
+    ) -> Result<(), Errno> {
         let dir = self.node(id)?;
+        // The kernel takes nothing of these two but their names.
         let add_dot = |next, name: &[u8]| {
-            let (ttl, attr) = match self.tree.attr(dir) {
-                Ok(attr) => (self.ttl(dir), self.shown(&attr, id)),
-                Err(_) => unknown(Some(FileKind::Dir), id),
-            };
-            reply.add(id, next, OsStr::from_bytes(name), &ttl, &attr, Generation(0))
+            let entry = (Duration::ZERO, unknown_attr(Some(FileKind::Dir), id));
+            Self::add_plus(next, name, &entry, false, reply, listing)
         };
         let Some(mut cookie) = Self::list_dots(offset, add_dot) else { return Ok(()) };
         loop {
@@ -167,7 +186,7 @@ impl Adapter {
             let Some((entry, _)) = ahead.entries.back() else { return Ok(()) };
             cookie = entry.cookie;
             while let Some((entry, attr)) = ahead.entries.pop_front() {
-                if is_plain_name(&entry.name) && self.add_plus(&entry, &attr, reply) {
+                if is_plain_name(&entry.name) && self.add_entry(&entry, &attr, reply, listing) {
                     ahead.entries.push_front((entry, attr));
                     self.ahead.keep(ahead);
                     return Ok(());
@@ -182,19 +201,51 @@ impl Adapter {
         }
     }
 
-    /// Adds an entry to a reply; true: it had no room.
-    fn add_plus(&self, entry: &TreeEntry, attr: &TreeResult<Attr>, reply: &mut ReplyDirectoryPlus) -> bool {
+    /// Adds an entry; true: the reply had no room.
+    fn add_entry(
+        &self,
+        entry: &TreeEntry,
+        attr: &TreeResult<Attr>,
+        reply: &mut ReplyDirectoryPlus,
+        listing: &mut Listing,
+    ) -> bool {
         let number = self.ids.remember(entry.node);
+        let known = self.known.contains(number);
         let (ttl, attr) = match attr {
             Ok(attr) => (self.ttl(entry.node), self.shown(attr, number)),
             Err(_) => unknown(entry.kind, number),
         };
-        let (next, name) = (entry.cookie.saturating_add(2), OsStr::from_bytes(&entry.name));
-        let full = reply.add(number, next, name, &ttl, &attr, Generation(0));
+        let next = entry.cookie.saturating_add(2);
+        let full = Self::add_plus(next, &entry.name, &(ttl, attr), known, reply, listing);
         if full {
             self.ids.forget(number, 1);
+        } else if !known {
+            self.told(ttl, &attr);
         }
         full
+    }
+
+    fn add_plus(
+        next: u64,
+        name: &[u8],
+        (ttl, attr): &(Duration, FileAttr),
+        known: bool,
+        reply: &mut ReplyDirectoryPlus,
+        listing: &mut Listing,
+    ) -> bool {
+        let full = reply.add(attr.ino, next, OsStr::from_bytes(name), ttl, attr, Generation(0));
+        if !full {
+            listing.push(name, &Entry { next, ttl: *ttl, attr, known });
+        }
+        full
+    }
+
+    /// Notes that the kernel is told of a file by its name, which it need not be told again: it has no other name, and
+    /// never changes.
+    fn told(&self, ttl: Duration, attr: &FileAttr) {
+        if ttl == FOREVER && (attr.nlink == 1 || attr.kind == FileType::Directory) {
+            self.known.insert(attr.ino);
+        }
     }
 
     /// The extended attribute, as far as the caller may see it.
@@ -254,7 +305,11 @@ impl Filesystem for Adapter {
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         near::asked_by(request.pid());
         match self.look_up(request, parent, name) {
-            Ok((node, attr)) => reply.entry(&self.ttl(node), &attr, Generation(0)),
+            Ok((node, attr)) => {
+                let ttl = self.ttl(node);
+                self.told(ttl, &attr);
+                reply.entry(&ttl, &attr, Generation(0));
+            }
             Err(Errno::ENOENT) if self.node(parent).is_ok_and(|dir| self.ttl(dir) == FOREVER) => {
                 // Number 0: there is no such file, and there never will be.
                 reply.entry(&FOREVER, &unknown_attr(None, INodeNo(0)), Generation(0));
@@ -264,6 +319,7 @@ impl Filesystem for Adapter {
     }
 
     fn forget(&self, _request: &Request, id: INodeNo, lookups: u64) {
+        self.known.remove(id);
         self.ids.forget(id, lookups);
     }
 
@@ -403,9 +459,20 @@ impl Filesystem for Adapter {
         mut reply: ReplyDirectoryPlus,
     ) {
         near::asked_by(request.pid());
-        match self.list_plus(id, offset, &mut reply) {
-            Ok(()) => reply.ok(),
-            Err(error) => reply.error(error),
+        let mut listing = Listing::default();
+        if let Err(error) = self.list_plus(id, offset, &mut reply, &mut listing) {
+            return reply.error(error);
+        }
+        match self.kernel.get() {
+            Some(kernel) if !listing.known().is_empty() => {
+                if listing.send(&kernel.device, request.unique().0).is_err() {
+                    return reply.ok();
+                }
+                listing.known().iter().for_each(|id| self.ids.forget(*id, 1));
+                // fuser must answer, too; the kernel knows the request no more.
+                reply.error(Errno::ENOENT);
+            }
+            _ => reply.ok(),
         }
     }
 

@@ -8,6 +8,7 @@ mod ahead;
 mod ids;
 mod mountpoint;
 mod owners;
+mod plus;
 mod sys;
 
 use crate::{
@@ -15,8 +16,8 @@ use crate::{
     cache::CacheBudget,
     tree::{Limits, SingleView, SnapshotProvider, SnapshotTree, Tree},
 };
-use adapter::Adapter;
-use fuser::{Notifier, Session, SessionACL};
+use adapter::{Adapter, Kernel};
+use fuser::{Session, SessionACL};
 pub use owners::{IdMap, Owners};
 use std::{
     io,
@@ -101,8 +102,8 @@ pub fn mount_tree(tree: Arc<dyn Tree>, dir: &Path, options: &Options) -> Result<
         let path = dir.clone();
         move |source| Error::System { path, what, source }
     };
-    let notifier = Arc::new(OnceLock::<Notifier>::new());
-    let adapter = Adapter::new(tree, notifier.clone(), options.owners.clone());
+    let kernel = Arc::new(OnceLock::<Kernel>::new());
+    let adapter = Adapter::new(tree, kernel.clone(), options.owners.clone());
     let acl = if options.allow_other { SessionACL::All } else { SessionACL::Owner };
     let mut config = fuser::Config::default();
     config.acl = acl;
@@ -122,12 +123,14 @@ pub fn mount_tree(tree: Arc<dyn Tree>, dir: &Path, options: &Options) -> Result<
         }
     }
     .map_err(system("start of the FUSE session"))?;
-    let _ = notifier.set(session.notifier());
     let device = mountpoint::device(&dir);
-    let connection = session.as_fd().try_clone_to_owned().map_err(|error| {
+    let duplicate = || session.as_fd().try_clone_to_owned();
+    let both = duplicate().and_then(|one| Ok((one, duplicate()?.into())));
+    let (connection, duplicate) = both.map_err(|error| {
         let _ = detach(&dir);
         system("start of the FUSE session")(error)
     })?;
+    let _ = kernel.set(Kernel { notifier: session.notifier(), device: duplicate });
     let thread = std::thread::Builder::new().name("fuse-session".into()).spawn(move || session.run());
     let session = thread.map_err(|error| {
         let _ = detach(&dir);

@@ -8,7 +8,11 @@ mod skip;
 pub use skip::skip;
 
 use fuse_view::{Attr, DirEntry, Error, FileKind, FsView, Ino, Result, StatFs, Timestamp};
-use std::{collections::BTreeMap, ops::Range};
+use std::{
+    collections::BTreeMap,
+    ops::Range,
+    sync::atomic::{AtomicUsize, Ordering},
+};
 
 /// One inode.
 #[derive(Clone)]
@@ -28,13 +32,23 @@ pub struct FakeView {
     pub replay: String,
     /// Reading data of this inode fails from this offset on.
     pub bad_data: Option<(Ino, u64)>,
+    /// Calls so far.
+    pub calls: Calls,
+}
+
+#[derive(Default)]
+pub struct Calls {
+    pub lookup: AtomicUsize,
+    pub readdir: AtomicUsize,
+    pub xattrs: AtomicUsize,
 }
 
 pub const ROOT: Ino = 2;
 
 impl Default for FakeView {
     fn default() -> Self {
-        let mut view = Self { nodes: BTreeMap::new(), replay: "clean".into(), bad_data: None };
+        let (nodes, calls) = (BTreeMap::new(), Calls::default());
+        let mut view = Self { nodes, replay: "clean".into(), bad_data: None, calls };
         view.nodes.insert(ROOT, node(ROOT, FileKind::Dir, 0o755));
         view
     }
@@ -135,10 +149,12 @@ impl FsView for FakeView {
         ROOT
     }
     fn lookup(&self, dir: Ino, name: &[u8]) -> Result<Ino> {
+        self.calls.lookup.fetch_add(1, Ordering::Relaxed);
         let found = self.get(dir)?.children.iter().find(|(child, _)| child == name);
         found.map(|(_, ino)| *ino).ok_or_else(|| Error::NotFound(String::from_utf8_lossy(name).into()))
     }
     fn readdir(&self, dir: Ino, cookie: u64, max: usize) -> Result<Vec<DirEntry>> {
+        self.calls.readdir.fetch_add(1, Ordering::Relaxed);
         let children = self.get(dir)?.children.iter().zip(1..).skip(usize::try_from(cookie).unwrap());
         let entry = |((name, ino), cookie): (&(Vec<u8>, Ino), u64)| DirEntry {
             name: name.clone(),
@@ -179,6 +195,7 @@ impl FsView for FakeView {
         self.get(ino).map(|node| node.target.clone())
     }
     fn xattrs(&self, ino: Ino) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+        self.calls.xattrs.fetch_add(1, Ordering::Relaxed);
         self.get(ino).map(|node| node.xattrs.clone())
     }
     fn statfs(&self) -> StatFs {
