@@ -247,9 +247,8 @@ pub(super) fn any_unserved() -> bool {
         return false;
     }
     let Ok(control) = Control::open() else { return false };
-    ids.into_iter().any(
-        |id| matches!(control.info(id), Ok(Some(info)) if info.stamp != 0 && !is_running(info.server_pid)),
-    )
+    ids.into_iter()
+        .any(|id| matches!(control.info(id), Ok(Some(info)) if info.stamp != 0 && is_ending(info.server_pid)))
 }
 
 /// Whether this process exists. The kernel forgets a dead server's id only when its files are closed.
@@ -257,9 +256,34 @@ pub(super) fn is_running(pid: i32) -> bool {
     pid > 0 && Path::new(&format!("/proc/{pid}")).exists()
 }
 
+/// Whether this process is gone, or on its way: one that was killed loses its memory, with its command line, before its
+/// files are closed and its locks are given up.
+fn is_ending(pid: i32) -> bool {
+    pid <= 0 || std::fs::read(format!("/proc/{pid}/cmdline")).map_or(true, |line| line.is_empty())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_killed_process_is_ending_before_it_is_gone() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        // It has a command line as soon as it runs.
+        while is_ending(pid) {
+            assert!(is_running(pid));
+            std::thread::yield_now();
+        }
+        child.kill().unwrap();
+        while !is_ending(pid) {
+            std::thread::yield_now();
+        }
+        assert!(is_running(pid), "nobody has collected it");
+        child.wait().unwrap();
+        assert!(!is_running(pid) && is_ending(pid));
+        assert!(is_ending(0) && is_ending(-1));
+    }
 
     #[test]
     fn a_command_is_laid_out_as_the_kernel_reads_it() {
