@@ -134,6 +134,11 @@ impl Table {
         writeln!(self.rows, "{line}").expect("writes to memory");
     }
 
+    /// Fails if there is no row: what was asked for is none.
+    pub fn some(&self) -> Result<(), String> {
+        if self.rows.is_empty() { Err("no row's name contains what --only says".into()) } else { Ok(()) }
+    }
+
     /// The page: what it is, what it was measured on (`more` of that is this benchmark's own), the rows.
     pub fn page(&self, title: &str, intro: &str, more: &[(&str, String)], columns: &[&str]) -> String {
         let cpu = read("/proc/cpuinfo");

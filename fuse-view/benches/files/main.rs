@@ -20,7 +20,7 @@ const USAGE: &str = "usage: files [--dir DIR] [--out FILE] [--rounds N] [--only 
 --dir      where images are made and kept: a directory on a disk (the default is cargo's own temporary directory)
 --out      writes the table there as Markdown too
 --rounds   rounds of each row (5)
---only     only rows whose names contain WORD
+--only     only rows with WORD: first byte (of a dirty snapshot), ls, sequential read, memory, find, versions, diff
 --prepare  only makes the images";
 
 /// What the command line asks for; `prepare`: only the images.

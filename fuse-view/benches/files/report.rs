@@ -53,6 +53,7 @@ impl Report {
 
     /// Writes the page.
     pub fn finish(&self, options: &Options) -> Result<(), String> {
+        self.0.some()?;
         let Some(path) = &options.out else { return Ok(()) };
         let intro = format!(
             "Written by `make bench-files`; medians of {} rounds, in which the file view and the kernel's read-only \

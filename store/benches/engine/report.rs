@@ -81,6 +81,7 @@ impl Report {
 
     /// Prints the peers' commands and writes the page.
     pub fn finish(&self, options: &Options) -> Result<(), String> {
+        self.table.some()?;
         let commands = self.commands.join("\n");
         println!("\n{commands}");
         let Some(path) = &options.all.out else { return Ok(()) };
