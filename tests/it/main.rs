@@ -15,6 +15,7 @@ mod interrupt;
 mod kernel_view;
 mod listing;
 mod restore;
+mod restore_guide;
 mod scrub;
 mod survival;
 mod systemd;
