@@ -1,6 +1,6 @@
 //! Situations that readers of a log get wrong, each made on purpose; the reference is the kernel's recovery.
 
-use crate::common::support::Chance;
+use crate::common::support::{Chance, run};
 use crate::common::sys;
 use crate::reference::{Busy, Features, Log};
 use std::fs::{self, File, OpenOptions};
@@ -164,6 +164,30 @@ fn x9_transactions_with_one_lsn() {
                 });
             }
         });
+    });
+}
+
+/// Blocks of which the log changes a part: the checksum that they have on disk is that of what they held before.
+#[test]
+fn x10_checksums_of_what_the_log_changed() {
+    trap("x10", features("-b size=1024", ""), 3, |root, chance, round| {
+        let (dir, file) = (root.join("directory"), root.join("file"));
+        fs::create_dir_all(&dir).unwrap();
+        for i in 0..300 {
+            File::create(dir.join(format!("name {i} of round {round}"))).unwrap();
+        }
+        fragment(&file, chance, 200 * (round + 1));
+        for i in 0..30 {
+            sys::set_xattr(&file, &format!("user.{i}"), &chance.bytes(100)).unwrap();
+        }
+        // All metadata is where it belongs then, with its checksums.
+        let at = root.to_str().unwrap();
+        run("fsfreeze", &["-f", at]).and_then(|_| run("fsfreeze", &["-u", at])).unwrap();
+        fs::rename(dir.join(format!("name 7 of round {round}")), dir.join(format!("renamed {round}")))
+            .unwrap();
+        sys::set_xattr(&file, "user.7", b"changed").unwrap();
+        write(&file, chance, 20_000);
+        sync(&dir);
     });
 }
 
