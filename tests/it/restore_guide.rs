@@ -1,6 +1,6 @@
 //! docs/restore.md, every command of it in order.
 
-use crate::rig::{Ended, Rig, tool, unmount};
+use crate::rig::{Ended, Rig, ended, tool, unmount};
 use integration_tests::{binary, root};
 use std::fs;
 use std::os::unix::fs::FileExt;
@@ -47,69 +47,56 @@ fn words(printed: &str) -> Vec<String> {
     printed.split_whitespace().map(of).collect()
 }
 
-/// A rig in place of the page's host.
-struct Host {
-    rig: Rig,
+/// What /etc/hosts held on Tuesday.
+const TUESDAY: &str = "127.0.0.1 localhost\n10.0.0.2 mail\n";
+
+/// Where a rig has the places that the page names.
+const PLACES: [(&str, &str); 4] =
+    [("/snapshots", "snapshots"), ("/srv/db", "srv"), ("/tmp", "tmp"), ("/var/lib/cowslip", "pool")];
+
+/// A host with the volume, the snapshots and the images that the page speaks of.
+fn host() -> Option<Rig> {
+    let rig = Rig::new("1G")?;
+    let device = rig.ext4("db", "64M");
+    let etc = rig.mount(&device, "srv", "").join("etc");
+    fs::create_dir(&etc).expect("the volume is writable");
+    let hosts = etc.join("hosts");
+    fs::write(&hosts, "127.0.0.1 localhost\n").expect("the volume is writable");
+    rig.ok("-q snapshot create db@monday");
+    fs::write(&hosts, TUESDAY).expect("the volume is writable");
+    rig.ok("-q snapshot create db@tuesday");
+    fs::remove_file(&hosts).expect("the volume is writable");
+    rig.ok("-q snapshot create db@wednesday");
+    fs::create_dir(rig.path("tmp")).expect("a directory");
+    for (image, fstab) in [("disk.img", "proc /proc proc\n"), ("old.img", ""), ("new.img", "none\n")] {
+        partitioned(&rig, image, fstab);
+    }
+    Some(rig)
 }
 
-impl Host {
-    /// With the volume, the snapshots and the images that the page speaks of.
-    fn new() -> Option<Self> {
-        let rig = Rig::new("1G")?;
-        let device = rig.ext4("db", "64M");
-        let live = rig.mount(&device, "srv", "");
-        let hosts = live.join("etc/hosts");
-        fs::create_dir(live.join("etc")).expect("the volume is writable");
-        for (snapshot, content) in [
-            ("monday", Some("127.0.0.1 localhost\n")),
-            ("tuesday", Some("127.0.0.1 localhost\n10.0.0.2 mail\n")),
-            ("wednesday", None),
-        ] {
-            match content {
-                Some(content) => fs::write(&hosts, content),
-                None => fs::remove_file(&hosts),
-            }
-            .expect("the volume is writable");
-            rig.ok(&format!("-q snapshot create db@{snapshot}"));
-        }
-        fs::create_dir(rig.path("tmp")).expect("a directory");
-        for (image, fstab) in [("disk.img", "proc /proc proc\n"), ("old.img", ""), ("new.img", "none\n")] {
-            partitioned(&rig, image, fstab);
-        }
-        Some(Self { rig })
-    }
+/// Runs a command of the page on that host.
+fn run(rig: &Rig, command: &str) -> Ended {
+    let here = |word: &str| {
+        let place = PLACES.iter().find_map(|(place, ours)| Some((word.strip_prefix(place)?, ours)));
+        place.map_or_else(|| word.to_owned(), |(rest, ours)| format!("{}{rest}", rig.path(ours).display()))
+    };
+    let line: Vec<String> = command.split(' ').map(here).collect();
+    let program = binary("cowslip");
+    let binaries = program.parent().expect("it lies in a directory").display();
+    let path = format!("{binaries}:{}", std::env::var("PATH").unwrap_or_default());
+    let mut shell = Command::new("sh");
+    shell.args(["-ec", &line.join(" ")]).current_dir(rig.path("")).env("PATH", path);
+    shell.env_remove("COLUMNS").env("COWSLIP_SOCKET", rig.path("agent.sock"));
+    ended(&mut shell)
+}
 
-    /// Runs a command of the page where this host has what it names.
-    fn run(&self, command: &str) -> Ended {
-        let mut here = command.to_owned();
-        for (place, of_rig) in
-            [("/snapshots", "snapshots"), ("/srv/db", "srv"), ("/tmp", "tmp"), ("/var/lib/cowslip", "pool")]
-        {
-            let words: Vec<String> = here
-                .split(' ')
-                .map(|word| match word.strip_prefix(place) {
-                    Some(rest) => format!("{}{rest}", self.rig.path(of_rig).display()),
-                    None => word.to_owned(),
-                })
-                .collect();
-            here = words.join(" ");
-        }
-        let binaries = binary("cowslip").parent().expect("it lies in a directory").display().to_string();
-        let path = format!("{binaries}:{}", std::env::var("PATH").unwrap_or_default());
-        let mut shell = Command::new("sh");
-        shell.args(["-ec", &here]).current_dir(self.rig.path("")).env("PATH", path);
-        shell.env_remove("COLUMNS").env("COWSLIP_SOCKET", self.rig.path("agent.sock"));
-        shell.output().expect("a shell runs").into()
-    }
-
-    /// With the agent stopped meanwhile.
-    fn run_alone(&self, command: &str) -> Ended {
-        unmount(&self.rig.path("srv"));
-        self.rig.stop_and_check();
-        let ended = self.run(command);
-        self.rig.start();
-        ended
-    }
+/// The same, with the agent stopped meanwhile.
+fn run_alone(rig: &Rig, command: &str) -> Ended {
+    unmount(&rig.path("srv"));
+    rig.stop_and_check();
+    let ended = run(rig, command);
+    rig.start();
+    ended
 }
 
 /// A disk image of one partition, an ext4 with /etc/fstab.
@@ -140,17 +127,27 @@ fn every_command_in_order() {
     let page = fs::read_to_string(root().join("docs/restore.md")).expect("the page is there");
     let steps = steps(&page);
     assert!(steps.len() > 15, "{steps:?}");
-    let Some(host) = Host::new() else { return };
+    let Some(rig) = host() else { return };
     for Step { command, printed } in &steps {
-        let ended = if command.contains("--pool") { host.run_alone(command) } else { host.run(command) };
-        assert_eq!(ended.code, Some(0), "{command}: {ended:?}\n{}", host.rig.log());
+        let ended = if command.contains("--pool") { run_alone(&rig, command) } else { run(&rig, command) };
+        assert_eq!(ended.code, Some(0), "{command}: {ended:?}\n{}", rig.log());
         if !printed.is_empty() {
             assert_eq!(words(&ended.stdout), words(printed), "{command}");
         }
+        if command.starts_with("cowslip restore db@tuesday:/etc/hosts") && !command.contains("/tmp") {
+            assert_eq!(content(&rig, "srv/etc/hosts"), TUESDAY, "{command}");
+        }
         println!("{command}\n{}", ended.stdout);
     }
-    for back in ["tmp/etc/hosts", "tmp/hosts", "fstab", "etc.tar"] {
-        assert!(host.rig.path(back).is_file(), "{back}");
+    for back in ["tmp/etc/hosts", "tmp/hosts"] {
+        assert_eq!(content(&rig, back), TUESDAY, "{back}");
     }
-    host.rig.stop_and_check();
+    for back in ["fstab", "etc.tar"] {
+        assert!(rig.path(back).is_file(), "{back}");
+    }
+    rig.stop_and_check();
+}
+
+fn content(rig: &Rig, file: &str) -> String {
+    fs::read_to_string(rig.path(file)).unwrap_or_else(|e| panic!("{file}: {e}"))
 }
