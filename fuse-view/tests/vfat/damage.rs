@@ -2,9 +2,9 @@
 
 use crate::{
     common::support::{Chance, MemoryImage},
-    image::{LONG_AS_SHORT, behind_tables, entry_of, filled, le16, table},
+    image::{LONG_AS_SHORT, behind_tables, entry_of, filled, le16, le32, table},
 };
-use fuse_view::{BlockRead, Error, FileKind, FsView, Ino, Result, fs::open};
+use fuse_view::{BlockRead, Error, FileKind, FsView, Ino, Result, fs::open, listing::Listing};
 use std::{
     collections::HashSet,
     sync::{
@@ -112,6 +112,33 @@ fn chains_that_lead_nowhere_harm_their_file_only() {
         bytes[entry + 26..entry + 28].copy_from_slice(&start.to_le_bytes());
         assert_eq!(readable(bytes), others, "{start:#x}");
     }
+}
+
+/// As when the power goes while the root grows.
+#[test]
+fn a_root_that_leads_nowhere_shows_what_it_has() {
+    let Some(whole) = filled("-F 32 -s 1") else { return };
+    assert_eq!(readable(whole.clone()), WHOLE);
+    let (table, _) = table(&whole);
+    let root = le32(&whole, 44);
+    let free = (root..).find(|cluster| le32(&whole, table + 4 * cluster) == 0).expect("it is not full");
+    // The next cluster is free, none, or one that is free again.
+    for next in [0, 1, free, 0x0FFF_FFF0] {
+        let mut bytes = whole.clone();
+        let at = table + 4 * root;
+        bytes[at..at + 4].copy_from_slice(&u32::try_from(next).unwrap().to_le_bytes());
+        assert_eq!(readable(bytes.clone()), WHOLE, "{next:#x}");
+        let view = open(Arc::new(MemoryImage(bytes))).unwrap();
+        let mut top = Listing::new(&*view, view.root(), b"/", false);
+        let told = top.any(|entry| entry.is_err_and(|error| error.path == b"/"));
+        assert!(told, "{next:#x}: that there may be more");
+        let absent = view.lookup(view.root(), b"absent");
+        assert!(matches!(absent, Err(Error::Corrupt(_))), "{next:#x}: {absent:?}");
+    }
+    // No root at all.
+    let mut bytes = whole;
+    bytes[44..48].fill(0);
+    assert!(matches!(open(Arc::new(MemoryImage(bytes))).err(), Some(Error::Corrupt(_))));
 }
 
 #[test]

@@ -38,14 +38,13 @@ impl Chain {
         self.runs.last().map_or(0, |run| run.index + u64::from(run.count))
     }
 
-    /// The chain, which must be whole.
-    pub fn whole(self: Arc<Self>) -> Result<Arc<Self>> {
-        match self.lost {
-            None => Ok(self),
-            Some(cluster) => {
-                Err(Error::Corrupt(format!("vfat: a chain leads to {cluster}, which is no cluster")))
-            }
-        }
+    /// Fails if it leads to no cluster in the end.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] with where it leads.
+    pub fn is_whole(&self) -> Result<()> {
+        let Some(cluster) = self.lost else { return Ok(()) };
+        Err(Error::Corrupt(format!("vfat: a chain leads to {cluster}, which is no cluster")))
     }
 
     /// The cluster with this index, and how many from it on are neighbours.

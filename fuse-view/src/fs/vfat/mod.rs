@@ -100,7 +100,13 @@ impl Vfat {
                 entry.first_cluster(self.boot.is_fat32())
             }
         };
-        Ok(DirBytes::Chain(self.chains.of(first)?.whole()?))
+        let chain = self.chains.of(first)?;
+        // To the kernel a chain that leads nowhere is no directory, and as the root's no file system. Of the root's that
+        // begins well, as when it was to grow while the power went, there is what was there before: `walk` tells the end.
+        if ino != ROOT || chain.clusters() == 0 {
+            chain.is_whole()?;
+        }
+        Ok(DirBytes::Chain(chain))
     }
 
     fn dir_len(&self, dir: &DirBytes) -> u64 {
@@ -135,14 +141,14 @@ impl Vfat {
         let mut offset = from;
         let mut long = names::LongName::default();
         while offset < MAX_DIR_BYTES {
-            let Some((at, left)) = self.dir_place(&dir, offset) else { return Ok(()) };
+            let Some((at, left)) = self.dir_place(&dir, offset) else { return dir.is_whole() };
             let count = left.min(DIR_PIECE_BYTES - offset % DIR_PIECE_BYTES);
             let piece = self.dev.piece(at, usize::try_from(count).unwrap_or(0))?;
             for (index, raw) in (0..).zip(piece.chunks_exact(32)) {
                 let behind = offset + (index + 1) * ENTRY_BYTES;
                 // Nothing was ever written from here on; what is there all the same was there before.
                 if raw.first() == Some(&0) {
-                    return Ok(());
+                    return dir.is_whole();
                 }
                 let Some(raw) = raw.try_into().ok().and_then(Entry::parse) else {
                     long.forget();
@@ -203,6 +209,15 @@ enum DirBytes {
     /// The root directory of FAT12 and FAT16.
     Fixed(Range<u64>),
     Chain(Arc<Chain>),
+}
+
+impl DirBytes {
+    fn is_whole(&self) -> Result<()> {
+        match self {
+            Self::Fixed(_) => Ok(()),
+            Self::Chain(chain) => chain.is_whole(),
+        }
+    }
 }
 
 /// What all files have in common: owner and mode as mounted by root with the usual umask.
